@@ -1,0 +1,152 @@
+#include "shim.h"
+
+#include <errno.h>
+#include <string.h>
+#include <rte_bpf.h>
+#include <rte_errno.h>
+#include <rte_lcore.h>
+
+_Static_assert(sizeof(struct fg_frame) == 32, "fg_frame is half a cache line");
+
+#define FG_BURST 64
+
+int fg_errno(void) { return rte_errno; }
+
+unsigned int fg_lcore_id(void) { return rte_lcore_id(); }
+
+static inline uint16_t rx_flags(const struct rte_mbuf *m)
+{
+	const uint64_t ol = m->ol_flags;
+	uint16_t f = 0;
+
+	if (unlikely(m->nb_segs > 1))
+		f |= FG_CHAINED;
+	if (likely(ol == 0))
+		return f;
+	const uint64_t l3 = ol & RTE_MBUF_F_RX_IP_CKSUM_MASK;
+	const uint64_t l4 = ol & RTE_MBUF_F_RX_L4_CKSUM_MASK;
+	if (l3 == RTE_MBUF_F_RX_IP_CKSUM_GOOD)
+		f |= FG_L3_SUM_GOOD;
+	else if (l3 == RTE_MBUF_F_RX_IP_CKSUM_BAD)
+		f |= FG_L3_SUM_BAD;
+	if (l4 == RTE_MBUF_F_RX_L4_CKSUM_GOOD)
+		f |= FG_L4_SUM_GOOD;
+	else if (l4 == RTE_MBUF_F_RX_L4_CKSUM_BAD)
+		f |= FG_L4_SUM_BAD;
+	if (ol & RTE_MBUF_F_RX_VLAN_STRIPPED)
+		f |= FG_VLAN_STRIPPED;
+	return f;
+}
+
+uint16_t fg_rx_burst(uint16_t port, uint16_t queue, struct fg_frame *frames, uint16_t n)
+{
+	struct rte_mbuf *pkts[FG_BURST];
+	uint16_t i, got = rte_eth_rx_burst(port, queue, pkts, n < FG_BURST ? n : FG_BURST);
+
+	for (i = 0; i < got; i++) {
+		struct rte_mbuf *m = pkts[i];
+		struct fg_frame *f = &frames[i];
+
+		if (i + 4 < got)
+			rte_prefetch0(rte_pktmbuf_mtod(pkts[i + 4], void *));
+		f->data = rte_pktmbuf_mtod(m, uint8_t *);
+		f->token = m;
+		f->len = m->data_len;
+		f->head = m->data_off;
+		f->tail = (uint16_t)(m->buf_len - m->data_off - m->data_len);
+		f->vlan_tci = m->vlan_tci;
+		f->rx_time = 0;
+		f->flags = rx_flags(m);
+		f->port = (uint8_t)port;
+		f->hops = 0;
+	}
+	return got;
+}
+
+uint16_t fg_tx_burst(uint16_t port, uint16_t queue, const struct fg_frame *frames, uint16_t n)
+{
+	struct rte_mbuf *pkts[FG_BURST];
+	uint16_t i;
+
+	n = n < FG_BURST ? n : FG_BURST;
+	for (i = 0; i < n; i++) {
+		struct rte_mbuf *m = frames[i].token;
+
+		m->data_off = frames[i].head;
+		m->data_len = frames[i].len;
+		m->pkt_len = frames[i].len;
+		m->ol_flags = 0;
+		pkts[i] = m;
+	}
+	return rte_eth_tx_burst(port, queue, pkts, n);
+}
+
+void fg_free_bulk(const struct fg_frame *frames, uint16_t n)
+{
+	struct rte_mbuf *pkts[FG_BURST];
+	uint16_t i;
+
+	n = n < FG_BURST ? n : FG_BURST;
+	for (i = 0; i < n; i++)
+		pkts[i] = frames[i].token;
+	rte_pktmbuf_free_bulk(pkts, n);
+}
+
+int fg_alloc(struct rte_mempool *pool, struct fg_frame *frame)
+{
+	struct rte_mbuf *m = rte_pktmbuf_alloc(pool);
+
+	if (m == NULL)
+		return -ENOMEM;
+	memset(frame, 0, sizeof(*frame));
+	frame->data = rte_pktmbuf_mtod(m, uint8_t *);
+	frame->token = m;
+	frame->head = m->data_off;
+	frame->tail = (uint16_t)(m->buf_len - m->data_off);
+	return 0;
+}
+
+uint32_t fg_relay(uint16_t rx_port, uint16_t rx_queue, uint16_t tx_port, uint16_t tx_queue, uint16_t n)
+{
+	struct rte_mbuf *pkts[FG_BURST];
+	uint16_t got = rte_eth_rx_burst(rx_port, rx_queue, pkts, n < FG_BURST ? n : FG_BURST);
+	uint16_t sent;
+
+	if (got == 0)
+		return 0;
+	sent = rte_eth_tx_burst(tx_port, tx_queue, pkts, got);
+	if (unlikely(sent < got))
+		rte_pktmbuf_free_bulk(&pkts[sent], got - sent);
+	return (uint32_t)got | (uint32_t)sent << 16;
+}
+
+unsigned int fg_ring_enqueue(struct rte_ring *ring, const struct fg_frame *frames, unsigned int n)
+{
+	return rte_ring_sp_enqueue_burst_elem(ring, frames, sizeof(*frames), n, NULL);
+}
+
+unsigned int fg_ring_dequeue(struct rte_ring *ring, struct fg_frame *frames, unsigned int n)
+{
+	return rte_ring_sc_dequeue_burst_elem(ring, frames, sizeof(*frames), n, NULL);
+}
+
+unsigned int fg_ring_count(const struct rte_ring *ring) { return rte_ring_count(ring); }
+
+int fg_srtcm_check(struct rte_meter_srtcm *meter, struct rte_meter_srtcm_profile *profile, uint64_t tsc, uint32_t bytes)
+{
+	return (int)rte_meter_srtcm_color_blind_check(meter, profile, tsc, bytes);
+}
+
+uint64_t fg_bpf_exec_mbuf(uint64_t (*jit)(void *), const void *bpf, void *data, uint16_t len)
+{
+	/* The converted program reads packet bytes through data_off, data_len and, past them, rte_pktmbuf_read(). */
+	struct rte_mbuf m;
+
+	memset(&m, 0, sizeof(m));
+	m.buf_addr = data;
+	m.buf_len = len;
+	m.data_len = len;
+	m.pkt_len = len;
+	m.nb_segs = 1;
+	return jit != NULL ? jit(&m) : rte_bpf_exec((const struct rte_bpf *)bpf, &m);
+}

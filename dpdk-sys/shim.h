@@ -1,0 +1,64 @@
+/*
+ * The C side of the fast path: DPDK's inline functions, called once per burst, and the one place that knows how an mbuf
+ * is laid out. Rust sees packets as fg_frame; struct rte_mbuf stays opaque to it, so a new DPDK release that moves mbuf
+ * fields changes nothing above this file.
+ */
+#ifndef FLOWGATE_SHIM_H
+#define FLOWGATE_SHIM_H
+
+#include <stdint.h>
+#include <rte_ethdev.h>
+#include <rte_mbuf.h>
+#include <rte_mempool.h>
+#include <rte_meter.h>
+#include <rte_ring.h>
+
+/* What the port said about a received frame (fg_frame.flags). */
+#define FG_CHAINED 0x0001      /* more than one segment: the first is all that is visible */
+#define FG_L3_SUM_GOOD 0x0002  /* IPv4 header checksum verified by the port */
+#define FG_L3_SUM_BAD 0x0004
+#define FG_L4_SUM_GOOD 0x0008  /* TCP or UDP checksum verified by the port */
+#define FG_L4_SUM_BAD 0x0010
+#define FG_VLAN_STRIPPED 0x0020 /* the port removed an 802.1Q tag; it is in vlan_tci */
+
+/* One packet's bytes; the same layout as flowgate's packet::frame::Frame (asserted there). */
+struct fg_frame {
+	uint8_t *data;   /* first byte of the frame */
+	void *token;     /* the mbuf */
+	uint16_t len;    /* bytes of the frame in this buffer */
+	uint16_t head;   /* bytes free before data */
+	uint16_t tail;   /* bytes free behind data + len */
+	uint16_t vlan_tci; /* host order; valid with FG_VLAN_STRIPPED */
+	uint32_t rx_time; /* low 32 bits of the receiver's clock, filled by the worker */
+	uint16_t flags;
+	uint8_t port;    /* port it came from, filled by the worker */
+	uint8_t hops;    /* handoffs between workers so far */
+};
+
+int fg_errno(void);
+unsigned int fg_lcore_id(void);
+
+/* Receive up to n frames. */
+uint16_t fg_rx_burst(uint16_t port, uint16_t queue, struct fg_frame *frames, uint16_t n);
+/* Send frames in order; returns how many the port took (a prefix). The rest stay the caller's. */
+uint16_t fg_tx_burst(uint16_t port, uint16_t queue, const struct fg_frame *frames, uint16_t n);
+/* Give frames back to their pool, one call. */
+void fg_free_bulk(const struct fg_frame *frames, uint16_t n);
+/* Take one empty frame from a pool; 0 or -ENOMEM. */
+int fg_alloc(struct rte_mempool *pool, struct fg_frame *frame);
+/* Receive a burst on one queue and send it, unread, on another. What the port refuses is freed.
+ * Returns received | sent << 16. */
+uint32_t fg_relay(uint16_t rx_port, uint16_t rx_queue, uint16_t tx_port, uint16_t tx_queue, uint16_t n);
+
+/* Rings of frames between two workers: one producer, one consumer, elements of sizeof(struct fg_frame). */
+unsigned int fg_ring_enqueue(struct rte_ring *ring, const struct fg_frame *frames, unsigned int n);
+unsigned int fg_ring_dequeue(struct rte_ring *ring, struct fg_frame *frames, unsigned int n);
+unsigned int fg_ring_count(const struct rte_ring *ring);
+
+/* rte_meter: single rate three color marker, color blind; 0 green, 1 yellow, 2 red. */
+int fg_srtcm_check(struct rte_meter_srtcm *meter, struct rte_meter_srtcm_profile *profile, uint64_t tsc, uint32_t bytes);
+
+/* Run a cBPF-converted program on the len bytes at data, through an mbuf header made for the call. */
+uint64_t fg_bpf_exec_mbuf(uint64_t (*jit)(void *), const void *bpf, void *data, uint16_t len);
+
+#endif

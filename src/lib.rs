@@ -1,0 +1,11 @@
+//! flowgate: a DPDK packet-processing appliance.
+//!
+//! Read `docs/design.md` first. Dependencies point one way: `wire` < `packet` < `flow` < `stage` < `worker` < `appliance`,
+//! and `dpdk` < `io` < `worker`.
+
+pub mod config;
+pub mod io;
+pub mod packet;
+pub mod stage;
+pub mod stats;
+pub mod wire;

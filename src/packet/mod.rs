@@ -1,0 +1,12 @@
+//! Packets: their bytes (`frame`), the batches they travel in (`batch`), what is known of each (`meta`), how that is
+//! found out (`decode`), and which worker they belong to (`steer`).
+
+pub mod batch;
+pub mod decode;
+pub mod frame;
+pub mod meta;
+pub mod steer;
+
+pub use batch::{BATCH, Batch, Mask, bits};
+pub use frame::Frame;
+pub use meta::{Meta, NO_FLOW, NO_PORT, NO_RULE};

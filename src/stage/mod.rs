@@ -1,0 +1,303 @@
+//! Stages: the decisions an appliance takes about packets, and the registry of their kinds.
+//!
+//! A stage has three lives. Its *config* is what the user wrote (checked, with places). Its *plan* is compiled from that once,
+//! on the control core, may fail, and is then shared read-only by all workers. What a worker *starts* from the plan is its
+//! own, and cannot fail: it has masks and reasons.
+//!
+//! There are two kinds. A **packet stage** sees every live packet (`process`). A **flow stage** judges a flow's first packet,
+//! purely and from facts alone (`judge`), and then counts or takes what the verdict needs (`commit`); without `conntrack` in
+//! the pipeline every packet is judged. Adding a stage is one file and one line in [`REGISTRY`].
+
+use std::any::Any;
+use std::sync::Arc;
+
+use crate::config::names::Names;
+use crate::config::reader::{FromToml, Item, Key, Reader};
+use crate::config::source::{Mistakes, Place};
+use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT, NO_RULE};
+use crate::stats::{Layout, Line, Lines, Reason, ReasonBase, Sheet, Unit};
+
+pub mod apply;
+pub mod cross;
+pub mod pipeline;
+
+/// How deep decode must go before a stage can work. Each level includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Depth {
+    /// Frames pass unread.
+    Nothing,
+    /// Ethernet header and VLAN tags.
+    L2,
+    /// Network header: addresses, fragments, protocol.
+    L3,
+    /// Transport header: ports, flags, ICMP type and code.
+    L4,
+}
+
+/// What a worker lends a stage for the duration of a call.
+pub struct Cx<'a> {
+    /// The turn's time: nanoseconds since 1970, never running backwards.
+    pub now: u64,
+    /// The worker's counters.
+    pub sheet: &'a mut Sheet,
+}
+
+/// A row of a stage's snapshot, as the worker hands it over; the stage's plan says what the words mean.
+pub type Row = [u64; 8];
+
+/// A stage's state in one worker, which sees every live packet.
+pub trait PacketStage: Send {
+    /// Looks at all live packets; drops with `batch.drop`.
+    fn process(&mut self, batch: &mut Batch, cx: &mut Cx<'_>);
+    /// A bounded amount of upkeep, called every few hundred turns.
+    fn housekeep(&mut self, _cx: &mut Cx<'_>) {}
+    /// Copies the next rows of the stage's state, from `cursor` on, into the room `rows` has left (it must not grow).
+    /// Returns true when nothing is left. A bounded amount per call.
+    fn snapshot(&self, _cursor: &mut usize, _rows: &mut Vec<Row>) -> bool {
+        true
+    }
+}
+
+/// The compiled form of a packet stage.
+pub trait PacketPlan: Send + Sync {
+    /// A worker's own part.
+    fn start(&self, worker: usize) -> Box<dyn PacketStage>;
+    /// Lines for `check` and `--describe`: what was compiled, and how large it is.
+    fn describe(&self) -> Vec<String> {
+        Vec::new()
+    }
+    /// The rows of all workers' snapshots as JSON, for `show`; none if the stage has nothing to show.
+    fn show(&self, _rows: &[Row]) -> Option<serde_json::Value> {
+        None
+    }
+    /// Called by control a few times a second with every worker's latest published counters, for limits that are the
+    /// appliance's and not one worker's.
+    fn balance(&self, _sheets: &[Sheet]) {}
+}
+
+/// What happens to a flow's packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// No stage has decided yet.
+    Open,
+    /// Allowed to pass.
+    Allow,
+    /// Dropped for `Action::reason`.
+    Deny,
+}
+
+/// What the flow stages decided for one subject; later compiled into a flow entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Action {
+    /// Index into the pipeline's adjacencies: how the packet leaves.
+    pub adjacency: u32,
+    /// The rule that decided, a slot of the pipeline's rules, or `NO_RULE`.
+    pub rule: u16,
+    /// Why it is denied.
+    pub reason: Reason,
+    /// Routing domain or wire.
+    pub domain: u16,
+    /// The port it leaves by, or `NO_PORT`.
+    pub out: u8,
+    /// The verdict.
+    pub verdict: Verdict,
+}
+
+impl Action {
+    /// Nothing decided.
+    pub const OPEN: Action =
+        Action { adjacency: 0, rule: NO_RULE, reason: Reason::NONE, domain: 0, out: NO_PORT, verdict: Verdict::Open };
+
+    /// Decides against the subject.
+    #[inline]
+    pub fn deny(&mut self, reason: Reason, rule: u16) {
+        self.verdict = Verdict::Deny;
+        self.reason = reason;
+        self.rule = rule;
+    }
+}
+
+/// The compiled form of a flow stage.
+pub trait FlowPlan: Send + Sync {
+    /// Judges the subjects of `todo` (none of them denied so far): writes intents into their actions and returns those it
+    /// denies (`Action::deny`). Pure: the same facts and actions always give the same result, and nothing else changes.
+    fn judge(&self, todo: Mask, facts: &[Meta; BATCH], actions: &mut [Action; BATCH]) -> Mask;
+    /// A worker's own part.
+    fn start(&self, worker: usize) -> Box<dyn FlowCommit>;
+    /// Lines for `check` and `--describe`: what was compiled, and how large it is.
+    fn describe(&self) -> Vec<String> {
+        Vec::new()
+    }
+    /// If the stage alone moves every frame of `port` to one other port without looking at it: that port.
+    fn relay(&self, _port: u8) -> Option<u8> {
+        None
+    }
+}
+
+/// A flow stage's state in one worker.
+pub trait FlowCommit: Send {
+    /// Runs once for each judged subject (each new flow with `conntrack`, each packet without): counts, takes tokens and
+    /// ports. `judged` includes the denied.
+    fn commit(&mut self, judged: Mask, batch: &Batch, actions: &[Action; BATCH], cx: &mut Cx<'_>);
+}
+
+/// A compiled stage.
+#[derive(Clone)]
+pub enum Plan {
+    /// Sees every packet.
+    Packet(Arc<dyn PacketPlan>),
+    /// Judges flows.
+    Flow(Arc<dyn FlowPlan>),
+}
+
+/// A rule of any stage, known by its slot in [`Rules`].
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// The stage it belongs to (`acl`, `guard`).
+    pub stage: String,
+    /// Its name; `rule[3]` if the user gave none.
+    pub name: String,
+    /// Where it is written.
+    pub place: Place,
+    /// What it does, in the file's word (`allow`).
+    pub action: String,
+    /// First of its three counters: packets, bytes, last hit.
+    pub counters: usize,
+}
+
+/// All rules of a pipeline. `Meta::rule` and `Action::rule` are indices into it.
+#[derive(Clone, Debug, Default)]
+pub struct Rules(Vec<Rule>);
+
+impl Rules {
+    /// The most a pipeline can have.
+    pub const MAX: usize = NO_RULE as usize;
+
+    /// The rule in a slot.
+    pub fn slot(&self, slot: u16) -> Option<&Rule> {
+        self.0.get(usize::from(slot))
+    }
+
+    /// All of them, by slot.
+    pub fn all(&self) -> &[Rule] {
+        &self.0
+    }
+}
+
+/// Position of a rule's counters behind its `Rule::counters`.
+pub mod rule_counter {
+    /// Packets (flows' first packets included).
+    pub const PACKETS: usize = 0;
+    /// Bytes of their frames.
+    pub const BYTES: usize = 1;
+    /// Time of the last hit, Unix nanoseconds.
+    pub const LAST_HIT: usize = 2;
+    /// How many there are.
+    pub const COUNT: usize = 3;
+}
+
+/// What a plan is compiled with.
+pub struct PlanCx<'a> {
+    /// The stage's word in the pipeline: `guard`, or `bpf:noise`.
+    pub instance: String,
+    /// Ports, zones, sets and services by name.
+    pub names: &'a Names,
+    /// Where its reasons and counters are declared.
+    pub layout: &'a mut Layout,
+    /// Where its rules are declared.
+    pub rules: &'a mut Rules,
+    /// Where it writes how packets leave.
+    pub adjacencies: &'a mut apply::Adjacencies,
+    /// Where its mistakes go.
+    pub mistakes: &'a mut Mistakes,
+    /// How many workers will start it.
+    pub workers: usize,
+    /// True if `conntrack` is in the pipeline.
+    pub conntrack: bool,
+}
+
+impl PlanCx<'_> {
+    /// Declares the stage's drop reasons.
+    pub fn reasons<E: Lines>(&mut self) -> ReasonBase {
+        self.layout.reasons::<E>(&self.instance)
+    }
+
+    /// Declares the stage's counters; the result is the index of the first in the sheet.
+    pub fn counters<E: Lines>(&mut self) -> usize {
+        self.layout.counters::<E>(&self.instance)
+    }
+
+    /// Declares a rule and its counters; `None` after noting that there are too many.
+    pub fn rule(&mut self, name: &str, place: &Place, action: &str) -> Option<u16> {
+        let slot = self.rules.0.len();
+        if slot >= Rules::MAX {
+            self.mistakes.at(place, &self.instance, format!("more than {} rules in one pipeline", Rules::MAX));
+            return None;
+        }
+        let scope = format!("{}/rule", self.instance);
+        let counters = self.layout.counter(&scope, name, Unit::Count, "Packets that matched the rule.");
+        self.layout.counter(&scope, name, Unit::Bytes, "Bytes that matched the rule.");
+        self.layout.counter(&scope, name, Unit::Time, "When the rule was last hit.");
+        let (stage, name, place, action) = (self.instance.clone(), name.to_owned(), place.clone(), action.to_owned());
+        self.rules.0.push(Rule { stage, name, place, action, counters });
+        Some(slot as u16)
+    }
+}
+
+/// A kind of stage, as its file defines it.
+pub trait Stage: 'static {
+    /// The word in the TOML.
+    const NAME: &'static str;
+    /// What it is, in a paragraph, for the reference.
+    const DOC: &'static str;
+    /// How deep decode must go for it.
+    const DEPTH: Depth;
+    /// Its drop reasons.
+    const REASONS: &'static [Line] = &[];
+    /// Its counters.
+    const COUNTERS: &'static [Line] = &[];
+    /// Its table in the file.
+    type Config: FromToml + Send + Sync + 'static;
+    /// Compiles; `None` after noting at least one mistake.
+    fn plan(config: &Self::Config, cx: &mut PlanCx<'_>) -> Option<Plan>;
+}
+
+/// A stage's config of any kind.
+pub type AnyConfig = Arc<dyn Any + Send + Sync>;
+
+/// A kind of stage, as the registry holds it.
+pub struct Kind {
+    /// The word in the TOML.
+    pub name: &'static str,
+    /// What it is.
+    pub doc: &'static str,
+    /// How deep decode must go.
+    pub depth: Depth,
+    /// Its drop reasons.
+    pub reasons: &'static [Line],
+    /// Its counters.
+    pub counters: &'static [Line],
+    /// The keys of its table.
+    pub keys: &'static [Key],
+    /// Reads its table.
+    pub read: fn(Item<'_>, &mut Reader<'_>) -> Option<AnyConfig>,
+    /// Compiles its config.
+    pub plan: fn(&AnyConfig, &mut PlanCx<'_>) -> Option<Plan>,
+}
+
+/// The registry's line for a stage.
+pub const fn kind<S: Stage>() -> Kind {
+    Kind {
+        name: S::NAME,
+        doc: S::DOC,
+        depth: S::DEPTH,
+        reasons: S::REASONS,
+        counters: S::COUNTERS,
+        keys: <S::Config as FromToml>::KEYS,
+        read: |item, reader| S::Config::from_toml(item, reader).map(|config| Arc::new(config) as AnyConfig),
+        plan: |config, cx| S::plan(config.downcast_ref().expect("a kind plans the config it read"), cx),
+    }
+}
+
+/// Every kind of stage.
+pub static REGISTRY: &[Kind] = &[kind::<cross::Cross>()];

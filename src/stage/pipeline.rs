@@ -1,0 +1,1 @@
+//! From a list of stages to what a worker runs.

@@ -1,0 +1,1 @@
+//! Views over header bytes that somebody else owns.
