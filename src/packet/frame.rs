@@ -167,6 +167,72 @@ impl Frame {
     }
 }
 
+/// Buffers of ordinary memory for frames that belong to no DPDK pool: tests and `replay`.
+#[derive(Debug)]
+pub struct Heap {
+    memory: NonNull<u8>,
+    /// Bytes a buffer holds, headroom included.
+    room: usize,
+    buffers: usize,
+    free: Vec<u32>,
+}
+
+// SAFETY: the memory belongs to the heap alone; frames refer to disjoint buffers of it.
+unsafe impl Send for Heap {}
+
+impl Heap {
+    /// Bytes before each new frame.
+    pub const HEADROOM: usize = 128;
+
+    /// `buffers` buffers for frames of up to `longest` bytes.
+    pub fn new(buffers: usize, longest: usize) -> Heap {
+        let room = Heap::HEADROOM + longest.min(usize::from(u16::MAX) - Heap::HEADROOM);
+        let memory = Box::leak(vec![0u8; buffers * room].into_boxed_slice());
+        let memory = NonNull::from(memory).cast();
+        Heap { memory, room, buffers, free: (0..buffers as u32).rev().collect() }
+    }
+
+    /// A frame with a copy of `bytes`; `None` if no buffer is free or they do not fit.
+    pub fn frame(&mut self, bytes: &[u8]) -> Option<Frame> {
+        if bytes.len() > self.room - Heap::HEADROOM {
+            return None;
+        }
+        let buffer = self.free.pop()?;
+        let tail = self.room - Heap::HEADROOM - bytes.len();
+        // SAFETY: buffer < buffers, so the buffer's `room` bytes are inside the allocation.
+        let data = unsafe { self.memory.add(buffer as usize * self.room + Heap::HEADROOM) };
+        let token = (buffer as usize + 1) as *mut c_void;
+        // SAFETY: the buffer was free, so no other frame refers to it until `give_back` gets this one.
+        let mut frame = unsafe { Frame::from_raw(data, token, bytes.len() as u16, Heap::HEADROOM as u16, tail as u16) };
+        frame.bytes_mut().copy_from_slice(bytes);
+        Some(frame)
+    }
+
+    /// Takes a frame's buffer back. The frame must have come from this heap.
+    pub fn give_back(&mut self, frame: Frame) {
+        let buffer = frame.token as usize;
+        assert!(buffer >= 1 && buffer <= self.buffers, "the frame is not this heap's");
+        debug_assert!(self.free.len() < self.buffers);
+        self.free.push(buffer as u32 - 1);
+    }
+
+    /// Buffers that frames hold at the moment.
+    pub fn in_use(&self) -> usize {
+        self.buffers - self.free.len()
+    }
+}
+
+impl Drop for Heap {
+    fn drop(&mut self) {
+        // Frames still out refer to the memory: then it is left to them.
+        if self.in_use() == 0 {
+            let memory = std::ptr::slice_from_raw_parts_mut(self.memory.as_ptr(), self.buffers * self.room);
+            // SAFETY: leaked in `new` with this length, and no frame refers to it any more.
+            drop(unsafe { Box::from_raw(memory) });
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,5 +251,18 @@ mod tests {
         assert!(!frame.set_len(17) && frame.set_len(16));
         assert_eq!((frame.headroom(), frame.tailroom()), (48, 0));
         assert_eq!(frame.bytes(), &[7; 16]);
+    }
+
+    #[test]
+    fn heap_gives_each_buffer_once() {
+        let mut heap = Heap::new(2, 100);
+        assert!(heap.frame(&[0; 101]).is_none());
+        let (one, two) = (heap.frame(&[1; 100]).expect("free"), heap.frame(&[2; 3]).expect("free"));
+        assert!(heap.frame(&[]).is_none());
+        assert_eq!((one.bytes()[99], two.bytes(), two.tailroom()), (1, &[2u8; 3][..], 97));
+        heap.give_back(one);
+        assert_eq!(heap.in_use(), 1);
+        heap.give_back(two);
+        assert_eq!(heap.in_use(), 0);
     }
 }

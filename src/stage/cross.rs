@@ -4,9 +4,11 @@
 //! firewall is a cross with an `acl` behind it. An appliance may have several wires; each is a domain of its own. Alone in the
 //! pipeline, a cross that rewrites nothing forwards frames without reading them.
 
+use std::sync::Arc;
+
 use crate::config::source::At;
-use crate::packet::{BATCH, Batch, Mask, Meta, bits};
-use crate::stats::{Lines, Reason};
+use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT, NO_RULE, bits};
+use crate::stats::{Line, Lines, Reason};
 
 use super::apply::Adjacency;
 use super::{Action, Cx, Depth, FlowCommit, FlowPlan, Plan, PlanCx, Stage};
@@ -44,33 +46,115 @@ pub struct Cross;
 
 impl Stage for Cross {
     const NAME: &'static str = "cross";
-    const DOC: &'static str = "A wire between two ports: what comes in on one leaves by the other.";
+    const DOC: &'static str = "A wire between two ports: what comes in on one end leaves by the other, in both directions, \
+                               as it came or with other MAC addresses. Several wires may share an appliance.";
     const DEPTH: Depth = Depth::Nothing;
-    const REASONS: &'static [crate::stats::Line] = Drops::LINES;
+    const EGRESS: bool = true;
+    const REASONS: &'static [Line] = Drops::LINES;
     type Config = Config;
 
-    fn plan(_config: &Config, cx: &mut PlanCx<'_>) -> Option<Plan> {
-        let base = cx.reasons::<Drops>();
-        let _ = (Adjacency::default(), base);
-        None
+    fn plan(config: &Config, cx: &mut PlanCx<'_>) -> Option<Plan> {
+        let mut end = [Action::OPEN; 256];
+        let mut good = true;
+        for (number, wire) in config.wire.iter().enumerate() {
+            good &= connect(wire, number, &mut end, cx).is_some();
+        }
+        let reads_nothing = !cx.adjacencies.rewrite();
+        let no_wire = cx.reasons::<Drops>().at(Drops::NoWire);
+        good.then(|| Plan::Flow(Arc::new(Wires { end, no_wire, reads_nothing })))
     }
+}
+
+/// Notes where both ends of a wire lead; `None` after noting what is wrong with it.
+fn connect(wire: &Wire, number: usize, end: &mut [Action; 256], cx: &mut PlanCx<'_>) -> Option<()> {
+    let key = format!("cross.wire[{number}].ports");
+    let [a, b] = wire.ports.as_slice() else {
+        cx.mistakes.at(&wire.ports.place, &key, format!("a wire has two ports, this one {}", wire.ports.len()));
+        return None;
+    };
+    let mut ports = [0; 2];
+    for (port, name) in ports.iter_mut().zip([a, b]) {
+        let Some(index) = cx.names.port(name) else {
+            cx.mistakes.unknown(&name.place, &key, "port", name, cx.names.ports.iter().map(|port| port.name.as_str()));
+            return None;
+        };
+        *port = index;
+    }
+    for (port, name) in ports.iter().zip([a, b]) {
+        if end[usize::from(*port)].out != NO_PORT || ports[0] == ports[1] {
+            cx.mistakes.at(&name.place, &key, format!("port {:?} is already the end of a wire", name.value));
+            return None;
+        }
+    }
+    let peers = peer_macs(wire, number, cx)?;
+    for (from, to) in [(0, 1), (1, 0)] {
+        let source = cx.names.ports[usize::from(ports[to])].mac;
+        let adjacency = match wire.rewrite_mac {
+            true => Adjacency { destination: peers[to], source: Some(source.unwrap_or(UNKNOWN_MAC)) },
+            false => Adjacency::default(),
+        };
+        end[usize::from(ports[from])] = Action {
+            adjacency: cx.adjacencies.index(adjacency),
+            domain: number as u16,
+            out: ports[to],
+            ..Action::OPEN
+        };
+    }
+    Some(())
+}
+
+/// Stands for a port's MAC where there is no port: under `check` and `replay`. Locally administered.
+const UNKNOWN_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0];
+
+/// The MACs of the stations at both ends, where given.
+fn peer_macs(wire: &Wire, number: usize, cx: &mut PlanCx<'_>) -> Option<[Option<[u8; 6]>; 2]> {
+    let Some(peers) = &wire.peers else { return Some([None; 2]) };
+    let key = format!("cross.wire[{number}].peers");
+    if !wire.rewrite_mac {
+        cx.mistakes.with_help(&peers.place, &key, "peers are only written with rewrite_mac", "set rewrite_mac = true");
+        return None;
+    }
+    let [a, b] = peers.as_slice() else {
+        cx.mistakes.at(&peers.place, &key, format!("expected two MAC addresses, found {}", peers.len()));
+        return None;
+    };
+    let mut macs = [None; 2];
+    for (mac, text) in macs.iter_mut().zip([a, b]) {
+        *mac = parse_mac(text);
+        if mac.is_none() {
+            let message = format!("expected a MAC address such as \"02:00:00:00:00:01\", found {:?}", text.value);
+            cx.mistakes.at(&text.place, &key, message);
+        }
+    }
+    (macs[0].is_some() && macs[1].is_some()).then_some(macs)
+}
+
+/// A unicast MAC address in the usual notation.
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        let part = parts.next().filter(|part| part.len() == 2)?;
+        *byte = u8::from_str_radix(part, 16).ok()?;
+    }
+    (parts.next().is_none() && mac[0] & 1 == 0).then_some(mac)
 }
 
 /// Where each port's frames go.
 struct Wires {
-    peer: [Action; 256],
+    /// By port: the action of every frame that arrives there.
+    end: [Action; 256],
     no_wire: Reason,
+    reads_nothing: bool,
 }
 
 impl FlowPlan for Wires {
     fn judge(&self, todo: Mask, facts: &[Meta; BATCH], actions: &mut [Action; BATCH]) -> Mask {
         let mut denied = 0;
         for i in bits(todo) {
-            let to = &self.peer[usize::from(facts[i].port)];
-            let action = &mut actions[i];
-            (action.out, action.adjacency, action.domain) = (to.out, to.adjacency, to.domain);
-            if to.out == crate::packet::NO_PORT {
-                action.deny(self.no_wire, crate::packet::NO_RULE);
+            actions[i] = self.end[usize::from(facts[i].port)];
+            if actions[i].out == NO_PORT {
+                actions[i].deny(self.no_wire, NO_RULE);
                 denied |= 1 << i;
             }
         }
@@ -79,6 +163,17 @@ impl FlowPlan for Wires {
 
     fn start(&self, _worker: usize) -> Box<dyn FlowCommit> {
         Box::new(Nothing)
+    }
+
+    fn describe(&self) -> Vec<String> {
+        let wires = self.end.iter().filter(|action| action.out != NO_PORT).count() / 2;
+        let how = if self.reads_nothing { "frames stay as they are" } else { "MAC addresses are rewritten" };
+        vec![format!("{wires} wire(s), {how}")]
+    }
+
+    fn relay(&self, port: u8) -> Option<u8> {
+        let out = self.end[usize::from(port)].out;
+        (self.reads_nothing && out != NO_PORT).then_some(out)
     }
 }
 

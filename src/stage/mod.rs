@@ -252,6 +252,10 @@ pub trait Stage: 'static {
     const DOC: &'static str;
     /// How deep decode must go for it.
     const DEPTH: Depth;
+    /// True if it decides which port packets leave by.
+    const EGRESS: bool = false;
+    /// True if it needs to know which port packets leave by.
+    const AFTER_EGRESS: bool = false;
     /// Its drop reasons.
     const REASONS: &'static [Line] = &[];
     /// Its counters.
@@ -273,6 +277,10 @@ pub struct Kind {
     pub doc: &'static str,
     /// How deep decode must go.
     pub depth: Depth,
+    /// True if it decides which port packets leave by.
+    pub egress: bool,
+    /// True if it needs to know which port packets leave by.
+    pub after_egress: bool,
     /// Its drop reasons.
     pub reasons: &'static [Line],
     /// Its counters.
@@ -291,6 +299,8 @@ pub const fn kind<S: Stage>() -> Kind {
         name: S::NAME,
         doc: S::DOC,
         depth: S::DEPTH,
+        egress: S::EGRESS,
+        after_egress: S::AFTER_EGRESS,
         reasons: S::REASONS,
         counters: S::COUNTERS,
         keys: <S::Config as FromToml>::KEYS,

@@ -1,1 +1,258 @@
-//! From a list of stages to what a worker runs.
+//! From a list of stages to what a worker runs: `compile` turns config into one shared [`Blueprint`], and each worker starts
+//! its own [`Pipeline`] from that.
+//!
+//! Owns the order of work: packet stages listed before the first flow stage, then the flow stages' judging and committing,
+//! then `apply`, then the other packet stages.
+
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::config::source::{Mistake, Mistakes};
+use crate::packet::{BATCH, Batch, bits};
+use crate::stats::{Layout, Sheet, Unit};
+
+use super::apply::{Adjacencies, apply};
+use super::{Action, Cx, Depth, FlowCommit, FlowPlan, Kind, PacketStage, Plan, PlanCx, Rules};
+
+/// A compiled pipeline, shared read-only by all workers.
+#[derive(Clone)]
+pub struct Blueprint {
+    /// Everything that is counted.
+    pub layout: Arc<Layout>,
+    /// All rules, by slot.
+    pub rules: Arc<Rules>,
+    /// The stages in order.
+    pub stages: Vec<Compiled>,
+    /// How deep decode goes.
+    pub depth: Depth,
+    /// Index of each port's counters ([`port_counter`]) in the sheet.
+    pub port_counters: Vec<usize>,
+    /// For each port the one all its frames leave by, if the pipeline does not read them.
+    pub relay: Option<Vec<u8>>,
+    adjacencies: Arc<Adjacencies>,
+}
+
+/// One stage of a blueprint.
+#[derive(Clone)]
+pub struct Compiled {
+    /// Its word in the pipeline (`bpf:noise`).
+    pub instance: String,
+    /// Its kind.
+    pub kind: &'static Kind,
+    /// Its plan.
+    pub plan: Plan,
+}
+
+/// Position of a port's counters behind `Blueprint::port_counters`.
+pub mod port_counter {
+    /// Packets received by this worker.
+    pub const RX: usize = 0;
+    /// Packets sent by this worker.
+    pub const TX: usize = 1;
+    /// Packets this worker dropped on the way out of the port: queue full or link down.
+    pub const TX_DROPPED: usize = 2;
+}
+
+/// Compiles a config's pipeline for a number of workers. `macs` are the ports' MAC addresses where they are known (by port
+/// index; may be shorter). All mistakes are reported, not only the first.
+pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Result<Blueprint, Vec<Mistake>> {
+    let mut names = config.names.clone();
+    for (port, mac) in names.ports.iter_mut().zip(macs) {
+        port.mac = *mac;
+    }
+    let mut layout = Layout::new();
+    let port_counters = names
+        .ports
+        .iter()
+        .map(|port| {
+            let scope = format!("port:{}", port.name);
+            let first = layout.counter(&scope, "rx-packets", Unit::Count, "Packets received from the port.");
+            layout.counter(&scope, "tx-packets", Unit::Count, "Packets handed to the port's transmit queue.");
+            layout.counter(&scope, "tx-dropped", Unit::Count, "Packets the port did not take.");
+            first
+        })
+        .collect();
+    let (mut rules, mut adjacencies, mut mistakes) = (Rules::default(), Adjacencies::default(), Mistakes::default());
+    let mut stages = Vec::new();
+    for stage in &config.pipeline {
+        let mut cx = PlanCx {
+            instance: stage.instance.clone(),
+            names: &names,
+            layout: &mut layout,
+            rules: &mut rules,
+            adjacencies: &mut adjacencies,
+            mistakes: &mut mistakes,
+            workers,
+            conntrack: false,
+        };
+        let before = cx.mistakes.len();
+        match (stage.kind.plan)(&stage.config, &mut cx) {
+            Some(plan) => stages.push(Compiled { instance: stage.instance.clone(), kind: stage.kind, plan }),
+            None if cx.mistakes.len() == before => {
+                mistakes.at(&stage.place, &stage.instance, "could not be compiled, and did not say why: report this");
+            }
+            None => {}
+        }
+    }
+    check_order(config, &mut mistakes);
+    if !mistakes.is_empty() {
+        return Err(mistakes.into_sorted());
+    }
+    let depth = stages.iter().map(|stage| stage.kind.depth).max().unwrap_or(Depth::Nothing);
+    let relay = match stages.as_slice() {
+        [Compiled { plan: Plan::Flow(only), .. }] => {
+            (0..names.ports.len()).map(|port| only.relay(port as u8)).collect::<Option<Vec<u8>>>()
+        }
+        _ => None,
+    };
+    Ok(Blueprint {
+        layout: Arc::new(layout),
+        rules: Arc::new(rules),
+        stages,
+        depth,
+        port_counters,
+        relay,
+        adjacencies: Arc::new(adjacencies),
+    })
+}
+
+/// What the order of work demands of the list: one stage that decides the egress, before those that ask for it.
+fn check_order(config: &Config, mistakes: &mut Mistakes) {
+    let place = &config.pipeline_place;
+    let key = "pipeline.stages";
+    let egress: Vec<_> = config.pipeline.iter().filter(|stage| stage.kind.egress).collect();
+    match egress.as_slice() {
+        [] => mistakes.with_help(place, key, "no stage decides which port packets leave by", "add \"cross\""),
+        [_] => {}
+        [.., second] => mistakes.at(&second.place, key, "a second stage that decides which port packets leave by"),
+    }
+    for (i, stage) in config.pipeline.iter().enumerate() {
+        if config.pipeline[..i].iter().any(|earlier| earlier.instance == stage.instance) {
+            let help = format!("name the second one, as in \"{}:other\"", stage.kind.name);
+            mistakes.with_help(&stage.place, key, format!("{:?} stands twice", stage.instance), help);
+        }
+        let after_egress = config.pipeline[..i].iter().any(|earlier| earlier.kind.egress);
+        if stage.kind.after_egress && !after_egress && !egress.is_empty() {
+            let message = format!("{:?} must stand behind the stage that decides where packets leave", stage.instance);
+            mistakes.with_help(&stage.place, key, message, format!("move it behind {:?}", egress[0].instance));
+        }
+    }
+}
+
+impl Blueprint {
+    /// A worker's own pipeline.
+    pub fn start(&self, worker: usize) -> Pipeline {
+        let mut pipeline = Pipeline {
+            before: Vec::new(),
+            flow: Vec::new(),
+            after: Vec::new(),
+            positions: Vec::new(),
+            actions: Box::new([Action::OPEN; BATCH]),
+            adjacencies: self.adjacencies.clone(),
+        };
+        for stage in &self.stages {
+            match &stage.plan {
+                Plan::Packet(plan) if pipeline.flow.is_empty() => {
+                    pipeline.positions.push(Some((false, pipeline.before.len())));
+                    pipeline.before.push(plan.start(worker));
+                }
+                Plan::Packet(plan) => {
+                    pipeline.positions.push(Some((true, pipeline.after.len())));
+                    pipeline.after.push(plan.start(worker));
+                }
+                Plan::Flow(plan) => {
+                    pipeline.positions.push(None);
+                    pipeline.flow.push((plan.clone(), plan.start(worker)));
+                }
+            }
+        }
+        pipeline
+    }
+
+    /// What was compiled, stage by stage.
+    pub fn describe(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for stage in &self.stages {
+            let described = match &stage.plan {
+                Plan::Packet(plan) => plan.describe(),
+                Plan::Flow(plan) => plan.describe(),
+            };
+            lines.extend(described.into_iter().map(|line| format!("{}: {line}", stage.instance)));
+        }
+        lines
+    }
+
+    /// Lets limits that are the appliance's be shared out anew, given every worker's latest counters.
+    pub fn balance(&self, sheets: &[Sheet]) {
+        for stage in &self.stages {
+            if let Plan::Packet(plan) = &stage.plan {
+                plan.balance(sheets);
+            }
+        }
+    }
+}
+
+/// What one worker runs.
+pub struct Pipeline {
+    before: Vec<Box<dyn PacketStage>>,
+    flow: Vec<(Arc<dyn FlowPlan>, Box<dyn FlowCommit>)>,
+    after: Vec<Box<dyn PacketStage>>,
+    /// For each stage of the blueprint that is a packet stage: (after the flow stages?, index there).
+    positions: Vec<Option<(bool, usize)>>,
+    actions: Box<[Action; BATCH]>,
+    adjacencies: Arc<Adjacencies>,
+}
+
+impl Pipeline {
+    /// Takes every live packet of a decoded batch to its end: leaving, dead, or moved.
+    #[inline]
+    pub fn process(&mut self, batch: &mut Batch, cx: &mut Cx<'_>) {
+        for stage in &mut self.before {
+            stage.process(batch, cx);
+        }
+        self.judge(batch, cx);
+        for stage in &mut self.after {
+            stage.process(batch, cx);
+        }
+        batch.leave(batch.live);
+    }
+
+    /// Judges, commits and applies: without flow entries, every packet is its flow's first.
+    #[inline]
+    fn judge(&mut self, batch: &mut Batch, cx: &mut Cx<'_>) {
+        let todo = batch.live;
+        if todo == 0 {
+            return;
+        }
+        let actions = &mut *self.actions;
+        for i in bits(todo) {
+            actions[i] = Action::OPEN;
+        }
+        let mut denied = 0;
+        for (plan, _) in &self.flow {
+            denied |= plan.judge(todo & !denied, &batch.metas, actions);
+        }
+        for (_, commit) in &mut self.flow {
+            commit.commit(todo, batch, actions, cx);
+        }
+        apply(todo & !denied, batch, actions, &self.adjacencies);
+        for i in bits(denied) {
+            batch.metas[i].rule = actions[i].rule;
+            batch.drop(i, actions[i].reason);
+        }
+    }
+
+    /// Upkeep of all packet stages.
+    pub fn housekeep(&mut self, cx: &mut Cx<'_>) {
+        for stage in self.before.iter_mut().chain(&mut self.after) {
+            stage.housekeep(cx);
+        }
+    }
+
+    /// The packet stage at a position of the blueprint, if it is one.
+    pub fn packet_stage(&self, position: usize) -> Option<&dyn PacketStage> {
+        let (after, at) = (*self.positions.get(position)?)?;
+        let stages = if after { &self.after } else { &self.before };
+        stages.get(at).map(|stage| &**stage)
+    }
+}
