@@ -1,0 +1,465 @@
+//! One core's loop: receive, decode, steer, process, send, settle the accounts.
+//!
+//! A worker owns everything it writes to. It knows no protocol: decode does, and the stages. A turn allocates and frees
+//! nothing and makes no system call.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam::queue::ArrayQueue;
+
+use crate::dpdk::ring::{Consumer, Producer};
+use crate::io::Io;
+use crate::packet::decode::decode;
+use crate::packet::steer::{Key, owner, steer};
+use crate::packet::{BATCH, Batch, Frame, Mask, Meta, bits};
+use crate::stage::pipeline::{Blueprint, Pipeline, port_counter};
+use crate::stage::{Cx, Depth, Row};
+use crate::stats::{Account, Engine, Reason, Sheet};
+
+/// Bytes of Ethernet header and two VLAN tags, which the MTU does not count.
+pub const L2_OVERHEAD: usize = 14 + 8;
+
+/// What is told of every packet's end. The one that is told nothing costs nothing.
+pub trait Observer {
+    /// False if nobody listens; then the datapath may forward frames unread.
+    const LISTENS: bool;
+    /// A packet was handed to a port.
+    fn sent(&mut self, frame: &Frame, meta: &Meta);
+    /// A packet was dropped.
+    fn dropped(&mut self, frame: &Frame, meta: &Meta, reason: Reason);
+}
+
+impl Observer for () {
+    const LISTENS: bool = false;
+    #[inline]
+    fn sent(&mut self, _frame: &Frame, _meta: &Meta) {}
+    #[inline]
+    fn dropped(&mut self, _frame: &Frame, _meta: &Meta, _reason: Reason) {}
+}
+
+/// A request for a copy of a stage's state, which travels to a worker and back.
+#[derive(Debug)]
+pub struct Ask {
+    /// Position of the stage in the pipeline.
+    pub stage: usize,
+    /// Where copying goes on.
+    pub cursor: usize,
+    /// What was copied; it is filled up to the capacity it came with.
+    pub rows: Vec<Row>,
+    /// True if nothing is left to copy.
+    pub done: bool,
+}
+
+/// Where control asks a worker, and the worker answers.
+#[derive(Debug)]
+pub struct Mailbox {
+    /// To the worker.
+    pub asks: ArrayQueue<Box<Ask>>,
+    /// From the worker; as large as `asks`, so that an answer always fits.
+    pub answers: ArrayQueue<Box<Ask>>,
+}
+
+impl Default for Mailbox {
+    fn default() -> Self {
+        Mailbox { asks: ArrayQueue::new(8), answers: ArrayQueue::new(8) }
+    }
+}
+
+/// The ends of the rings that lead to and from a worker.
+pub struct Handoff {
+    /// Which worker this is.
+    pub me: usize,
+    /// The key of `steer`, the same in all workers.
+    pub key: Key,
+    /// To each worker, packets that it owns; none to itself.
+    pub to: Vec<Option<Producer>>,
+    /// From the other workers, packets that this one owns.
+    pub from: Vec<Consumer>,
+    /// By port: to the worker that has the transmit queue this one lacks.
+    pub out: Vec<Option<Producer>>,
+    /// Frames of other workers to be sent by a port.
+    pub sends: Vec<(u8, Consumer)>,
+}
+
+/// Frames on their way out of the worker, to a port or another worker.
+struct Outbox {
+    frames: [Frame; BATCH],
+    len: usize,
+}
+
+impl Outbox {
+    fn new() -> Box<Outbox> {
+        Box::new(Outbox { frames: [const { Frame::EMPTY }; BATCH], len: 0 })
+    }
+
+    #[inline]
+    fn push(&mut self, frame: Frame) {
+        self.frames[self.len & (BATCH - 1)] = frame;
+        self.len += 1;
+    }
+
+    #[inline]
+    fn is_full(&self) -> bool {
+        self.len == BATCH
+    }
+}
+
+/// What a worker is started with.
+pub struct Setup {
+    /// The compiled pipeline.
+    pub blueprint: Blueprint,
+    /// Which worker it is.
+    pub index: usize,
+    /// Packets a receive takes at most.
+    pub burst: usize,
+    /// By port: the longest frame it sends, without the frame check sequence.
+    pub longest: Vec<u16>,
+    /// Bit per port: its link is up. Written by control.
+    pub links: Arc<AtomicU64>,
+    /// Rings to other workers; none for a single worker.
+    pub handoff: Option<Handoff>,
+}
+
+/// One core's part of the datapath.
+pub struct Worker<I: Io, O: Observer = ()> {
+    io: I,
+    observer: O,
+    pipeline: Pipeline,
+    batch: Box<Batch>,
+    sheet: Sheet,
+    depth: Depth,
+    burst: usize,
+    /// Ports this worker receives from, and for each the port all its frames leave by if they pass unread.
+    receive: Vec<(u8, Option<u8>)>,
+    outboxes: Vec<Box<Outbox>>,
+    /// By worker.
+    handing: Vec<Box<Outbox>>,
+    longest: Vec<u16>,
+    port_counters: Vec<usize>,
+    links: Arc<AtomicU64>,
+    handoff: Option<Handoff>,
+}
+
+impl<I: Io, O: Observer> Worker<I, O> {
+    /// A worker over its ports.
+    pub fn new(io: I, observer: O, setup: Setup) -> Worker<I, O> {
+        let blueprint = &setup.blueprint;
+        let ports = blueprint.port_counters.len();
+        let relay = blueprint.relay.as_ref().filter(|_| !O::LISTENS);
+        let receive = (0..ports as u8)
+            .filter(|port| io.receives(*port))
+            .map(|port| (port, relay.map(|relay| relay[usize::from(port)]).filter(|out| io.transmits(*out))))
+            .collect();
+        let workers = setup.handoff.as_ref().map_or(0, |handoff| handoff.to.len());
+        Worker {
+            observer,
+            pipeline: blueprint.start(setup.index),
+            batch: Box::default(),
+            sheet: blueprint.layout.sheet(),
+            depth: blueprint.depth,
+            burst: setup.burst.clamp(1, BATCH),
+            receive,
+            outboxes: (0..ports).map(|_| Outbox::new()).collect(),
+            handing: (0..workers).map(|_| Outbox::new()).collect(),
+            longest: setup.longest,
+            port_counters: blueprint.port_counters.clone(),
+            links: setup.links,
+            handoff: setup.handoff,
+            io,
+        }
+    }
+
+    /// Its counters, complete after each turn.
+    pub fn sheet(&self) -> &Sheet {
+        &self.sheet
+    }
+
+    /// Its counters, for the loop around it that keeps time.
+    pub fn sheet_mut(&mut self) -> &mut Sheet {
+        &mut self.sheet
+    }
+
+    /// Its ports.
+    pub fn io(&mut self) -> &mut I {
+        &mut self.io
+    }
+
+    /// What listens to it.
+    pub fn observer(&mut self) -> &mut O {
+        &mut self.observer
+    }
+
+    /// Its pipeline.
+    pub fn pipeline(&self) -> &Pipeline {
+        &self.pipeline
+    }
+
+    /// One turn at time `now` (Unix nanoseconds): everything that can be received goes to its end. Returns the number of
+    /// packets that came in.
+    pub fn turn(&mut self, now: u64) -> usize {
+        let links = self.links.load(Ordering::Relaxed);
+        let mut handled = self.take_over(now);
+        for at in 0..self.receive.len() {
+            let (port, relay) = self.receive[at];
+            match relay {
+                Some(out) if links & (1 << out) != 0 => handled += self.relay(port, out),
+                _ => handled += self.receive(port, now),
+            }
+        }
+        if handled > 0 {
+            self.flush(links);
+        }
+        handled
+    }
+
+    /// Forwards a burst unread.
+    #[inline]
+    fn relay(&mut self, port: u8, out: u8) -> usize {
+        let (received, sent) = self.io.relay(port, out, self.burst);
+        if received > 0 {
+            self.sheet.account(Account::Received, received as u64);
+            self.sheet.account(Account::Sent, sent as u64);
+            self.count(port, port_counter::RX, received);
+            self.count(out, port_counter::TX, sent);
+            if sent < received {
+                self.tally(Engine::TxFull.into(), received - sent);
+                self.count(out, port_counter::TX_DROPPED, received - sent);
+            }
+        }
+        received
+    }
+
+    #[inline]
+    fn receive(&mut self, port: u8, now: u64) -> usize {
+        let received = self.io.rx(port, self.burst, &mut self.batch.frames);
+        if received > 0 {
+            for frame in &mut self.batch.frames[..received] {
+                frame.port = port;
+                frame.rx_time = now as u32;
+            }
+            self.sheet.account(Account::Received, received as u64);
+            self.count(port, port_counter::RX, received);
+            self.run(received, now);
+        }
+        received
+    }
+
+    /// Takes what other workers handed over: packets to process, and frames to send.
+    #[inline]
+    fn take_over(&mut self, now: u64) -> usize {
+        let Some(handoff) = &self.handoff else { return 0 };
+        let (sources, sends) = (handoff.from.len(), handoff.sends.len());
+        let mut handled = 0;
+        for at in 0..sources {
+            let Some(handoff) = &mut self.handoff else { break };
+            let n = handoff.from[at].pop(&mut self.batch.frames);
+            if n > 0 {
+                self.sheet.account(Account::HandedIn, n as u64);
+                self.run(n, now);
+                handled += n;
+            }
+        }
+        for at in 0..sends {
+            let Some(handoff) = &mut self.handoff else { break };
+            let port = handoff.sends[at].0;
+            let n = handoff.sends[at].1.pop(&mut self.batch.frames);
+            self.sheet.account(Account::HandedIn, n as u64);
+            for i in 0..n {
+                let frame = self.batch.frames[i].take();
+                self.put_out(port, frame);
+            }
+            handled += n;
+        }
+        handled
+    }
+
+    /// Takes the first `n` frames of the batch through the pipeline.
+    #[inline]
+    fn run(&mut self, n: usize, now: u64) {
+        self.batch.begin(n);
+        decode(&mut self.batch, self.depth);
+        if self.handoff.is_some() && self.depth >= Depth::L3 {
+            self.steer();
+        }
+        let mut cx = Cx { now, sheet: &mut self.sheet };
+        self.pipeline.process(&mut self.batch, &mut cx);
+        self.send();
+        self.settle();
+    }
+
+    /// Hands packets that another worker owns over to it.
+    fn steer(&mut self) {
+        let Some(handoff) = &self.handoff else { return };
+        let (me, key, workers) = (handoff.me, handoff.key, handoff.to.len());
+        for i in bits(self.batch.live) {
+            steer(&mut self.batch.metas[i], &self.batch.frames[i], key);
+            let to = owner(self.batch.metas[i].hash, workers);
+            if to == me {
+                continue;
+            }
+            if self.batch.frames[i].hops >= 2 {
+                self.batch.drop(i, Engine::HandoffLoop.into());
+                continue;
+            }
+            let mut frame = self.batch.take(i);
+            frame.hops += 1;
+            self.handing[to].push(frame);
+            if self.handing[to].is_full() {
+                self.hand_over(to);
+            }
+        }
+    }
+
+    /// Moves the leaving packets to their ports' outboxes.
+    #[inline]
+    fn send(&mut self) {
+        let mut unsendable: Mask = 0;
+        for i in bits(self.batch.leaving) {
+            let out = usize::from(self.batch.metas[i].out);
+            match self.longest.get(out) {
+                Some(longest) if self.batch.frames[i].len() <= usize::from(*longest) => {
+                    if O::LISTENS {
+                        self.observer.sent(&self.batch.frames[i], &self.batch.metas[i]);
+                    }
+                    let frame = self.batch.frames[i].take();
+                    self.put_out(out as u8, frame);
+                }
+                known => {
+                    let reason = if known.is_some() { Engine::TooBig } else { Engine::NoEgress };
+                    self.batch.reasons[i] = reason.into();
+                    unsendable |= 1 << i;
+                }
+            }
+        }
+        self.batch.leaving &= !unsendable;
+        self.batch.dead |= unsendable;
+    }
+
+    #[inline]
+    fn put_out(&mut self, port: u8, frame: Frame) {
+        let outbox = &mut self.outboxes[usize::from(port)];
+        outbox.push(frame);
+        if outbox.is_full() {
+            let links = self.links.load(Ordering::Relaxed);
+            self.flush_port(port, links);
+        }
+    }
+
+    /// Tallies the dead by reason and gives their frames back in one call.
+    #[inline]
+    fn settle(&mut self) {
+        let dead = self.batch.dead;
+        if dead == 0 {
+            return;
+        }
+        let mut frames = [const { Frame::EMPTY }; BATCH];
+        let mut n = 0;
+        for i in bits(dead) {
+            let reason = self.batch.reasons[i];
+            if O::LISTENS {
+                self.observer.dropped(&self.batch.frames[i], &self.batch.metas[i], reason);
+            }
+            self.sheet.reasons[usize::from(reason.0)] += 1;
+            frames[n] = self.batch.frames[i].take();
+            n += 1;
+        }
+        self.sheet.account(Account::Dropped, n as u64);
+        self.io.free(&mut frames[..n]);
+    }
+
+    /// Sends everything that is waiting to leave.
+    #[inline]
+    fn flush(&mut self, links: u64) {
+        for port in 0..self.outboxes.len() {
+            if self.outboxes[port].len > 0 {
+                self.flush_port(port as u8, links);
+            }
+        }
+        for to in 0..self.handing.len() {
+            if self.handing[to].len > 0 {
+                self.hand_over(to);
+            }
+        }
+    }
+
+    #[inline]
+    fn flush_port(&mut self, port: u8, links: u64) {
+        let outbox = &mut self.outboxes[usize::from(port)];
+        let len = std::mem::take(&mut outbox.len);
+        let frames = &mut outbox.frames[..len];
+        let ring = self.handoff.as_mut().and_then(|handoff| handoff.out[usize::from(port)].as_mut());
+        let (sent, reason) = match ring {
+            Some(ring) => {
+                let sent = ring.push(frames);
+                self.sheet.account(Account::HandedOut, sent as u64);
+                (sent, Engine::HandoffFull)
+            }
+            None if links & (1 << port) == 0 => (0, Engine::LinkDown),
+            None => {
+                let sent = self.io.tx(port, frames);
+                self.sheet.account(Account::Sent, sent as u64);
+                self.sheet.counters[self.port_counters[usize::from(port)] + port_counter::TX] += sent as u64;
+                (sent, Engine::TxFull)
+            }
+        };
+        if sent < len {
+            self.io.free(&mut frames[sent..]);
+            self.tally(reason.into(), len - sent);
+            self.count(port, port_counter::TX_DROPPED, len - sent);
+        }
+    }
+
+    fn hand_over(&mut self, to: usize) {
+        let outbox = &mut self.handing[to];
+        let len = std::mem::take(&mut outbox.len);
+        let frames = &mut outbox.frames[..len];
+        let ring = self.handoff.as_mut().and_then(|handoff| handoff.to[to].as_mut());
+        let taken = ring.map_or(0, |ring| ring.push(frames));
+        self.sheet.account(Account::HandedOut, taken as u64);
+        if taken < len {
+            self.io.free(&mut frames[taken..]);
+            self.tally(Engine::HandoffFull.into(), len - taken);
+        }
+    }
+
+    #[inline]
+    fn tally(&mut self, reason: Reason, n: usize) {
+        self.sheet.reasons[usize::from(reason.0)] += n as u64;
+        self.sheet.account(Account::Dropped, n as u64);
+    }
+
+    #[inline]
+    fn count(&mut self, port: u8, counter: usize, n: usize) {
+        self.sheet.counters[self.port_counters[usize::from(port)] + counter] += n as u64;
+    }
+
+    /// Upkeep, every few hundred turns: a bounded amount of work for each stage, and for whoever asked for a snapshot.
+    pub fn housekeep(&mut self, now: u64, mailbox: &Mailbox) {
+        let mut cx = Cx { now, sheet: &mut self.sheet };
+        self.pipeline.housekeep(&mut cx);
+        if let Some(mut ask) = mailbox.asks.pop() {
+            ask.done = match self.pipeline.packet_stage(ask.stage) {
+                Some(stage) => stage.snapshot(&mut ask.cursor, &mut ask.rows),
+                None => true,
+            };
+            // Never full: there are no more answers than asks, and as much room for them.
+            let _ = mailbox.answers.push(ask);
+        }
+    }
+
+    /// Gives back every frame the rings still hold, counted as dropped, when all workers have stopped turning.
+    pub fn drain(&mut self) {
+        let mut frames = [const { Frame::EMPTY }; BATCH];
+        while let Some(handoff) = &mut self.handoff {
+            let rings = handoff.from.iter_mut().chain(handoff.sends.iter_mut().map(|(_, ring)| ring));
+            let n = rings.map(|ring| ring.pop(&mut frames)).find(|n| *n > 0).unwrap_or(0);
+            if n == 0 {
+                break;
+            }
+            self.io.free(&mut frames[..n]);
+            self.sheet.account(Account::HandedIn, n as u64);
+            self.tally(Engine::HandoffFull.into(), n);
+        }
+    }
+}
