@@ -9,3 +9,4 @@ pub mod packet;
 pub mod stage;
 pub mod stats;
 pub mod wire;
+pub mod worker;

@@ -1,0 +1,224 @@
+//! `flowgate show`: what the running process knows, as tables for people or JSON for scripts.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+
+use super::{ENVIRONMENT, table};
+use crate::control::client;
+
+/// Ask the running flowgate.
+#[derive(Args, Debug)]
+pub struct Show {
+    /// What to show.
+    what: What,
+    /// The stage to show, where there are several (`police:edge`); the kind's own name by default.
+    #[arg(long)]
+    stage: Option<String>,
+    /// Rows to show, where there are many.
+    #[arg(long, default_value_t = 20)]
+    top: usize,
+    /// Also show what has counted nothing.
+    #[arg(long)]
+    all: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// The running process's control socket.
+    #[arg(long, default_value = crate::config::DEFAULT_SOCKET)]
+    socket: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Ports: link, queues, offloads, counters.
+    Ports,
+    /// Workers: core, load, account.
+    Workers,
+    /// The stages in order, and what they counted.
+    Pipeline,
+    /// Drops by reason.
+    Drops,
+    /// Rules with their counters.
+    Rules,
+    /// The sources that send most.
+    Talkers,
+}
+
+impl Show {
+    /// Runs the command.
+    pub fn run(&self) -> ExitCode {
+        let resource = match self.what {
+            What::Ports => "/v1/ports".to_owned(),
+            What::Workers => "/v1/workers".to_owned(),
+            What::Pipeline => "/v1/pipeline".to_owned(),
+            What::Drops => "/v1/drops".to_owned(),
+            What::Rules => "/v1/rules".to_owned(),
+            What::Talkers => format!("/v1/stages/{}", self.stage.as_deref().unwrap_or("talkers")),
+        };
+        let value = match client::ask(Path::new(&self.socket), &resource) {
+            Ok(value) => value,
+            Err(message) => {
+                eprintln!("flowgate show: {message}");
+                return ExitCode::from(ENVIRONMENT);
+            }
+        };
+        if self.json {
+            println!("{value:#}");
+        } else {
+            self.print(&value);
+        }
+        ExitCode::SUCCESS
+    }
+
+    fn print(&self, value: &Value) {
+        match self.what {
+            What::Ports => ports(value),
+            What::Workers => workers(value),
+            What::Pipeline => pipeline(value),
+            What::Drops => drops(value, self.all),
+            What::Rules => rules(value, self.all),
+            What::Talkers => talkers(value, self.top),
+        }
+    }
+}
+
+fn rows(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// A value as a table cell: numbers grouped, nothing for null.
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.as_u64().map_or_else(|| number.to_string(), grouped),
+        other => other.to_string(),
+    }
+}
+
+/// A number with its thousands set apart: `1,234,567`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+fn ports(value: &Value) {
+    let columns = ["port", "link", "Mbit/s", "mtu", "queues", "rx", "tx", "tx dropped", "missed", "zone", "mac", "device"];
+    let lines = rows(value).iter().map(|port| {
+        let nic = &port["device_counters"];
+        let missed = nic["rx_missed"].as_u64().unwrap_or(0) + nic["rx_no_buffer"].as_u64().unwrap_or(0);
+        vec![
+            cell(&port["name"]),
+            cell(&port["link"]),
+            cell(&port["speed"]),
+            port["mtu"].to_string(),
+            format!("{}/{}", cell(&port["rx_queues"]), cell(&port["tx_queues"])),
+            cell(&port["rx_packets"]),
+            cell(&port["tx_packets"]),
+            cell(&port["tx_dropped"]),
+            grouped(missed),
+            cell(&port["zone"]),
+            cell(&port["mac"]),
+            cell(&port["device"]),
+        ]
+    });
+    table::print(&columns, lines, &[2, 3, 5, 6, 7, 8]);
+    for port in rows(value) {
+        let offloads = port["offloads"].as_object().into_iter().flatten();
+        let list: Vec<String> = offloads.map(|(name, how)| format!("{name}: {}", cell(how))).collect();
+        println!("{} offloads: {}", cell(&port["name"]), list.join(", "));
+    }
+}
+
+fn workers(value: &Value) {
+    let terms = ["received", "created", "handed-in", "sent", "consumed", "dropped", "merged", "handed-out", "held"];
+    let mut columns = vec!["worker", "core", "busy"];
+    columns.extend(terms);
+    let lines = rows(value).iter().map(|worker| {
+        let busy = worker["busy"].as_f64().unwrap_or(0.0) * 100.0;
+        let mut line = vec![cell(&worker["worker"]), cell(&worker["core"]), format!("{busy:.1} %")];
+        line.extend(terms.iter().map(|term| cell(&worker["account"][term])));
+        line
+    });
+    table::print(&columns, lines, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+    for worker in rows(value).iter().filter(|worker| worker["balanced"] != true) {
+        println!("worker {}: the account does not balance; this is a defect of flowgate, report it", worker["worker"]);
+    }
+}
+
+fn pipeline(value: &Value) {
+    let how = if value["frames_unread"] == true { "frames pass unread".to_owned() } else { format!("decoded to {}", cell(&value["depth"])) };
+    println!("{} ({how})", cell(&value["config"]));
+    for (i, stage) in rows(&value["stages"]).iter().enumerate() {
+        println!("{:>3}. {}", i + 1, cell(&stage["stage"]));
+        for line in rows(&stage["compiled"]) {
+            println!("     {}", cell(line));
+        }
+        for kind in ["counters", "drops"] {
+            for (name, count) in stage[kind].as_object().into_iter().flatten() {
+                println!("     {:<28} {:>15}{}", name, cell(count), if kind == "drops" { "  dropped" } else { "" });
+            }
+        }
+    }
+}
+
+fn drops(value: &Value, all: bool) {
+    let lines = rows(value)
+        .iter()
+        .filter(|row| all || row["packets"] != 0)
+        .map(|row| vec![cell(&row["reason"]), cell(&row["packets"]), cell(&row["doc"])]);
+    table::print(&["reason", "packets", "meaning"], lines, &[1]);
+}
+
+fn rules(value: &Value, all: bool) {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+    let hidden = rows(value).iter().filter(|row| row["packets"] == 0).count();
+    let show_all = all || rows(value).len() <= 50;
+    let lines = rows(value).iter().filter(|row| show_all || row["packets"] != 0).map(|row| {
+        let last = row["last_hit"].as_f64().map_or("never".to_owned(), |at| format!("{:.1} s ago", (now - at).max(0.0)));
+        vec![
+            cell(&row["stage"]),
+            cell(&row["rule"]),
+            cell(&row["action"]),
+            cell(&row["packets"]),
+            cell(&row["bytes"]),
+            last,
+            format!("{}:{}", cell(&row["file"]), row["line"]),
+        ]
+    });
+    table::print(&["stage", "rule", "action", "packets", "bytes", "last hit", "place"], lines, &[3, 4, 5]);
+    if !show_all && hidden > 0 {
+        println!("{hidden} rules without a hit are not shown; --all shows them");
+    }
+}
+
+fn talkers(value: &Value, top: usize) {
+    let list = rows(&value["talkers"]);
+    let lines = list.iter().take(top).map(|row| {
+        vec![cell(&row["source"]), cell(&row["packets"]), cell(&row["bytes"]), cell(&row["error"])]
+    });
+    table::print(&["source", "packets", "bytes", "error at most"], lines, &[1, 2, 3]);
+    if list.len() > top {
+        println!("{} more; --top N shows them", list.len() - top);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_set_apart() {
+        assert_eq!(["0", "999", "1,000", "12,345,678"], [0, 999, 1000, 12_345_678].map(grouped).each_ref().map(|s| s.as_str()));
+    }
+}

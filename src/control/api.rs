@@ -1,0 +1,148 @@
+//! The API on the Unix socket: HTTP/1.1 and JSON, one resource per thing that `show` shows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use serde_json::{Value, json};
+
+use super::Running;
+use crate::stage::pipeline::port_counter;
+use crate::stage::{Plan, rule_counter};
+use crate::stats::{Account, Sheet};
+
+/// How long a worker may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// All resources.
+pub fn router(running: Arc<Running>) -> Router {
+    Router::new()
+        .route("/v1/ports", get(|State(running): State<Arc<Running>>| async move { Json(ports(&running)) }))
+        .route("/v1/workers", get(|State(running): State<Arc<Running>>| async move { Json(workers(&running)) }))
+        .route("/v1/pipeline", get(|State(running): State<Arc<Running>>| async move { Json(pipeline(&running)) }))
+        .route("/v1/drops", get(|State(running): State<Arc<Running>>| async move { Json(drops(&running)) }))
+        .route("/v1/rules", get(|State(running): State<Arc<Running>>| async move { Json(rules(&running)) }))
+        .route("/v1/stages/{instance}", get(stage))
+        .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is no such resource") })
+        .with_state(running)
+}
+
+fn problem(status: StatusCode, message: &str) -> Response {
+    (status, Json(json!({ "error": message }))).into_response()
+}
+
+/// Every port: what it is, what flowgate counted there, what the device counted.
+fn ports(running: &Running) -> Value {
+    let total = running.total();
+    let ports = running.ports.iter().zip(&running.blueprint.port_counters).map(|(port, first)| {
+        let mut value = serde_json::to_value(port.state()).unwrap_or(Value::Null);
+        value["rx_packets"] = total.counters[first + port_counter::RX].into();
+        value["tx_packets"] = total.counters[first + port_counter::TX].into();
+        value["tx_dropped"] = total.counters[first + port_counter::TX_DROPPED].into();
+        value
+    });
+    ports.collect()
+}
+
+/// Every worker: where it runs, how busy it is, its account.
+fn workers(running: &Running) -> Value {
+    let sheets = running.sheets();
+    let workers = running.workers.iter().zip(&sheets).enumerate().map(|(index, (worker, sheet))| {
+        let busy = sheet.of(Account::BusyCycles) as f64 / (sheet.of(Account::Cycles) as f64).max(1.0);
+        json!({
+            "worker": index,
+            "core": worker.core,
+            "busy": (busy * 1000.0).round() / 1000.0,
+            "account": account(sheet),
+            "balanced": sheet.check_law(0).is_ok(),
+        })
+    });
+    workers.collect()
+}
+
+/// The terms of a sheet's account by name.
+pub fn account(sheet: &Sheet) -> Value {
+    use crate::stats::Lines;
+    Account::LINES.iter().enumerate().map(|(i, line)| (line.name.to_owned(), sheet.counters[i].into())).collect()
+}
+
+/// The stages in order, with what was compiled and what they counted.
+fn pipeline(running: &Running) -> Value {
+    let total = running.total();
+    let blueprint = &running.blueprint;
+    let described = |plan: &Plan| match plan {
+        Plan::Packet(plan) => plan.describe(),
+        Plan::Flow(plan) => plan.describe(),
+    };
+    let stages = blueprint.stages.iter().map(|stage| {
+        let of = |labels: &[crate::stats::Label], words: &[u64]| -> Value {
+            let mine = labels.iter().zip(words).filter(|(label, _)| label.scope == stage.instance);
+            mine.map(|(label, word)| (label.name.clone(), Value::from(*word))).collect()
+        };
+        json!({
+            "stage": stage.instance,
+            "kind": stage.kind.name,
+            "compiled": described(&stage.plan),
+            "drops": of(blueprint.layout.reason_labels(), &total.reasons),
+            "counters": of(blueprint.layout.counter_labels(), &total.counters),
+        })
+    });
+    json!({
+        "config": running.config,
+        "depth": format!("{:?}", blueprint.depth).to_lowercase(),
+        "frames_unread": blueprint.relay.is_some(),
+        "stages": stages.collect::<Vec<_>>(),
+    })
+}
+
+/// Every drop reason that there is, with its count.
+fn drops(running: &Running) -> Value {
+    let total = running.total();
+    let labels = running.blueprint.layout.reason_labels().iter().zip(&total.reasons);
+    let rows = labels.map(|(label, count)| {
+        json!({
+            "reason": format!("{}.{}", label.scope, label.name),
+            "packets": count,
+            "doc": label.doc,
+        })
+    });
+    rows.collect()
+}
+
+/// Every rule with its counters.
+fn rules(running: &Running) -> Value {
+    let total = running.total();
+    let rows = running.blueprint.rules.all().iter().map(|rule| {
+        let word = |which: usize| total.counters[rule.counters + which];
+        let last = word(rule_counter::LAST_HIT);
+        json!({
+            "stage": rule.stage,
+            "rule": rule.name,
+            "action": rule.action,
+            "file": rule.place.file,
+            "line": rule.place.line,
+            "packets": word(rule_counter::PACKETS),
+            "bytes": word(rule_counter::BYTES),
+            "last_hit": (last > 0).then(|| last as f64 / 1e9),
+        })
+    });
+    rows.collect()
+}
+
+/// What a stage's workers know: top talkers, for instance.
+async fn stage(State(running): State<Arc<Running>>, Path(instance): Path<String>) -> Response {
+    let Some(position) = running.blueprint.stages.iter().position(|stage| stage.instance == instance) else {
+        return problem(StatusCode::NOT_FOUND, &format!("there is no stage {instance:?} in the pipeline"));
+    };
+    let asked = tokio::task::spawn_blocking(move || running.ask_stage(position, PATIENCE)).await;
+    match asked {
+        Ok(Ok(Some(value))) => Json(value).into_response(),
+        Ok(Ok(None)) => problem(StatusCode::NOT_FOUND, &format!("stage {instance:?} has nothing to show")),
+        Ok(Err(message)) => problem(StatusCode::SERVICE_UNAVAILABLE, &message),
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}

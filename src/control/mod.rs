@@ -1,0 +1,185 @@
+//! What happens at human speed, on the main core: link state, shares of limits, answers to questions, signals.
+//!
+//! Control never touches a worker's state: it reads what workers publish, asks through mailboxes, and writes words that
+//! workers read.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::stage::Plan;
+use crate::stage::pipeline::Blueprint;
+use crate::stats::{Published, Sheet};
+use crate::worker::{Ask, Mailbox};
+
+pub mod api;
+pub mod client;
+
+/// What control knows of the running appliance. Shared with whoever answers questions.
+pub struct Running {
+    /// The config file's name.
+    pub config: String,
+    /// The compiled pipeline.
+    pub blueprint: Blueprint,
+    /// The workers, by index.
+    pub workers: Vec<WorkerView>,
+    /// The ports, by index.
+    pub ports: Vec<Arc<dyn PortView>>,
+    /// Bit per port: its link is up. Read by the workers.
+    pub links: Arc<AtomicU64>,
+    /// When the workers started.
+    pub started: SystemTime,
+    /// Cycles of the time stamp counter in a second.
+    pub tsc_hz: u64,
+    /// One question about stage state at a time, so that answers find their asker.
+    asking: Mutex<()>,
+}
+
+/// What control sees of a worker.
+pub struct WorkerView {
+    /// The CPU it is pinned to.
+    pub core: usize,
+    /// Its counters.
+    pub published: Arc<Published>,
+    /// Where it is asked.
+    pub mailbox: Arc<Mailbox>,
+}
+
+/// What control sees of a port; behind it is a DPDK port.
+pub trait PortView: Send + Sync {
+    /// What it is: name, device, MAC, MTU, queues, offloads, and the device's own counters.
+    fn state(&self) -> PortState;
+    /// True if its link is up.
+    fn link_up(&self) -> bool;
+}
+
+/// A port as `show ports` reports it.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct PortState {
+    /// Its name in the config.
+    pub name: String,
+    /// The device, as configured.
+    pub device: String,
+    /// The DPDK driver.
+    pub driver: String,
+    /// Its zone.
+    pub zone: Option<String>,
+    /// Its MAC address.
+    pub mac: String,
+    /// Largest network-layer packet, in bytes.
+    pub mtu: u16,
+    /// `up` or `down`.
+    pub link: String,
+    /// The link's speed in Mbit/s; 0 if unknown.
+    pub speed: u32,
+    /// Receive queues.
+    pub rx_queues: u16,
+    /// Transmit queues.
+    pub tx_queues: u16,
+    /// By offload: `hardware`, `software` or `off`.
+    pub offloads: std::collections::BTreeMap<String, String>,
+    /// The device's own counters.
+    pub device_counters: DeviceCounters,
+}
+
+/// A device's own counters. What the device lost before flowgate received it is here and in no worker's account.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct DeviceCounters {
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets lost because the receive queue was full.
+    pub rx_missed: u64,
+    /// Frames received with errors.
+    pub rx_errors: u64,
+    /// Packets lost because no buffer was free.
+    pub rx_no_buffer: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets that failed to be sent.
+    pub tx_errors: u64,
+}
+
+impl Running {
+    /// What control knows when the workers have just started.
+    pub fn new(
+        config: String,
+        blueprint: Blueprint,
+        workers: Vec<WorkerView>,
+        ports: Vec<Arc<dyn PortView>>,
+        links: Arc<AtomicU64>,
+        tsc_hz: u64,
+    ) -> Running {
+        let asking = Mutex::new(());
+        Running { config, blueprint, workers, ports, links, started: SystemTime::now(), tsc_hz, asking }
+    }
+
+    /// Every worker's latest counters.
+    pub fn sheets(&self) -> Vec<Sheet> {
+        self.workers.iter().map(|worker| worker.published.read(&self.blueprint.layout)).collect()
+    }
+
+    /// All workers' counters added up.
+    pub fn total(&self) -> Sheet {
+        let mut total = self.blueprint.layout.sheet();
+        for sheet in self.sheets() {
+            total.merge(&sheet, &self.blueprint.layout);
+        }
+        total
+    }
+
+    /// Follows link state; returns the ports whose link changed, with the new state.
+    pub fn follow_links(&self) -> Vec<(usize, bool)> {
+        let before = self.links.load(Ordering::Relaxed);
+        let mut now = 0;
+        for (index, port) in self.ports.iter().enumerate() {
+            now |= u64::from(port.link_up()) << index;
+        }
+        self.links.store(now, Ordering::Relaxed);
+        (0..self.ports.len()).filter(|i| (before ^ now) & (1 << i) != 0).map(|i| (i, now & (1 << i) != 0)).collect()
+    }
+
+    /// What a packet stage shows, from all workers; none if it shows nothing, an error if a worker does not answer in time.
+    pub fn ask_stage(&self, position: usize, patience: Duration) -> Result<Option<serde_json::Value>, String> {
+        let Some(Plan::Packet(plan)) = self.blueprint.stages.get(position).map(|stage| &stage.plan) else {
+            return Ok(None);
+        };
+        let _one_at_a_time = self.asking.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut rows = Vec::new();
+        for (index, worker) in self.workers.iter().enumerate() {
+            let mut cursor = 0;
+            loop {
+                let ask = Ask { stage: position, cursor, rows: Vec::with_capacity(4096), done: false };
+                let answer = ask_worker(&worker.mailbox, ask, patience)
+                    .ok_or_else(|| format!("worker {index} did not answer within {patience:?}"))?;
+                rows.extend_from_slice(&answer.rows);
+                if answer.done {
+                    break;
+                }
+                cursor = answer.cursor;
+            }
+        }
+        Ok(plan.show(&rows))
+    }
+}
+
+/// Puts one question to a worker and waits for the answer.
+fn ask_worker(mailbox: &Mailbox, ask: Ask, patience: Duration) -> Option<Box<Ask>> {
+    // Answers to questions somebody gave up on.
+    while mailbox.answers.pop().is_some() {}
+    let (stage, cursor) = (ask.stage, ask.cursor);
+    mailbox.asks.push(Box::new(ask)).ok()?;
+    let since = Instant::now();
+    while since.elapsed() < patience {
+        match mailbox.answers.pop() {
+            // The answer moves the cursor on, so an answer to an abandoned question is told by its stage and a cursor behind.
+            Some(answer) if answer.stage == stage && answer.cursor >= cursor => return Some(answer),
+            _ => std::thread::sleep(Duration::from_micros(200)),
+        }
+    }
+    None
+}
