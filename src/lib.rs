@@ -9,4 +9,3 @@ pub mod packet;
 pub mod stage;
 pub mod stats;
 pub mod wire;
-pub mod worker;
