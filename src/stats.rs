@@ -74,6 +74,8 @@ lines! {
         NoEgress = "no-egress",
         /// The packet is longer than the egress port's MTU allows.
         TooBig = "too-big",
+        /// It was between two workers when flowgate stopped.
+        Stopping = "stopping",
     }
 }
 

@@ -4,10 +4,11 @@
 //! nothing and makes no system call.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 
+use crate::arch::{Clock, cycles};
 use crate::dpdk::ring::{Consumer, Producer};
 use crate::io::Io;
 use crate::packet::decode::decode;
@@ -15,7 +16,7 @@ use crate::packet::steer::{Key, owner, steer};
 use crate::packet::{BATCH, Batch, Frame, Mask, Meta, bits};
 use crate::stage::pipeline::{Blueprint, Pipeline, port_counter};
 use crate::stage::{Cx, Depth, Row};
-use crate::stats::{Account, Engine, Reason, Sheet};
+use crate::stats::{Account, Engine, Published, Reason, Sheet};
 
 /// Bytes of Ethernet header and two VLAN tags, which the MTU does not count.
 pub const L2_OVERHEAD: usize = 14 + 8;
@@ -459,7 +460,57 @@ impl<I: Io, O: Observer> Worker<I, O> {
             }
             self.io.free(&mut frames[..n]);
             self.sheet.account(Account::HandedIn, n as u64);
-            self.tally(Engine::HandoffFull.into(), n);
+            self.tally(Engine::Stopping.into(), n);
         }
     }
+}
+
+/// What a worker's loop shares with control: one cache line each way, plain loads and stores.
+#[derive(Debug, Default)]
+pub struct Signals {
+    /// Set by control: finish the turn and leave.
+    pub stop: AtomicBool,
+}
+
+/// How often counters are published and upkeep is done, in nanoseconds.
+const UPKEEP: u64 = 5_000_000;
+/// Turns between two looks at the clock for upkeep, at most.
+const TURNS: u64 = 256;
+
+/// Turns the worker until it is told to stop. `yields` lets other threads of a shared CPU run after idle turns.
+pub fn run<I: Io, O: Observer>(
+    worker: &mut Worker<I, O>,
+    clock: &Clock,
+    signals: &Signals,
+    published: &Published,
+    mailbox: &Mailbox,
+    yields: bool,
+) {
+    let mut upkeep_at = 0;
+    let mut turns: u64 = 0;
+    let mut before = cycles();
+    while !signals.stop.load(Ordering::Relaxed) {
+        let now = clock.now();
+        let handled = worker.turn(now);
+        let after = cycles();
+        let sheet = &mut worker.sheet;
+        sheet.account(Account::Turns, 1);
+        sheet.account(Account::Cycles, after - before);
+        if handled > 0 {
+            sheet.account(Account::BusyTurns, 1);
+            sheet.account(Account::BusyCycles, after - before);
+        } else if yields {
+            std::thread::yield_now();
+        }
+        before = after;
+        turns += 1;
+        if turns.is_multiple_of(TURNS) || handled == 0 {
+            if now >= upkeep_at {
+                upkeep_at = now + UPKEEP;
+                worker.housekeep(now, mailbox);
+                published.publish(&worker.sheet);
+            }
+        }
+    }
+    published.publish(&worker.sheet);
 }
