@@ -1,0 +1,186 @@
+//! The datapath on a bench: one worker over ports of memory, from a few lines of TOML; push packets, look where they end.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use crate::config::Config;
+use crate::config::source::Source;
+use crate::io::memory::MemoryIo;
+use crate::packet::{Frame, Meta};
+use crate::stage::pipeline::{Blueprint, compile};
+use crate::stats::{Reason, Sheet};
+use crate::worker::{L2_OVERHEAD, Observer, Setup, Worker};
+
+/// Where a packet ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It left by a port, with these bytes.
+    Sent {
+        /// The port's name.
+        port: String,
+        /// The frame as sent.
+        bytes: Vec<u8>,
+        /// The rule that let it pass, if one did.
+        rule: Option<String>,
+    },
+    /// It was dropped.
+    Dropped {
+        /// `stage.reason`.
+        reason: String,
+        /// The rule that denied it, if one did.
+        rule: Option<String>,
+    },
+}
+
+impl End {
+    /// The drop reason, or `sent`.
+    pub fn reason(&self) -> &str {
+        match self {
+            End::Sent { .. } => "sent",
+            End::Dropped { reason, .. } => reason,
+        }
+    }
+
+    /// The rule that decided, or nothing.
+    pub fn rule(&self) -> &str {
+        match self {
+            End::Sent { rule, .. } | End::Dropped { rule, .. } => rule.as_deref().unwrap_or_default(),
+        }
+    }
+
+    /// The bytes that were sent.
+    pub fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            End::Sent { bytes, .. } => Some(bytes),
+            End::Dropped { .. } => None,
+        }
+    }
+}
+
+/// Remembers the end of every packet, in the order they came to it.
+#[derive(Default)]
+struct Witness {
+    ends: VecDeque<(Option<Vec<u8>>, Meta, Reason)>,
+}
+
+impl Observer for Witness {
+    const LISTENS: bool = true;
+    fn sent(&mut self, frame: &Frame, meta: &Meta) {
+        self.ends.push_back((Some(frame.bytes().to_vec()), meta.clone(), Reason::NONE));
+    }
+    fn dropped(&mut self, _frame: &Frame, meta: &Meta, reason: Reason) {
+        self.ends.push_back((None, meta.clone(), reason));
+    }
+}
+
+/// Two ports, which a bench has unless its TOML declares ports of its own: `lan` in zone `inside`, `wan` in zone `outside`.
+pub const TWO_PORTS: &str = "\
+[[port]]\nname = 'lan'\ndevice = 'net_null0'\nzone = 'inside'\n\
+[[port]]\nname = 'wan'\ndevice = 'net_null1'\nzone = 'outside'\n";
+
+/// One worker on the bench.
+pub struct Bench {
+    worker: Worker<MemoryIo, Witness>,
+    blueprint: Blueprint,
+    ports: Vec<String>,
+    /// The time of the next turn, Unix nanoseconds.
+    pub now: u64,
+}
+
+impl Bench {
+    /// A bench for a whole config, or for one without ports (then it gets [`TWO_PORTS`]). Panics with all mistakes.
+    pub fn new(toml: &str) -> Bench {
+        let text = if toml.contains("[[port]]") { toml.to_owned() } else { format!("{TWO_PORTS}{toml}") };
+        let mistakes = |list: Vec<crate::config::source::Mistake>| -> String {
+            list.iter().map(|mistake| format!("{mistake}\n")).collect()
+        };
+        let config = Config::parse(&Source::new("bench.toml", &text)).unwrap_or_else(|list| panic!("{}", mistakes(list)));
+        let blueprint = compile(&config, 1, &[]).unwrap_or_else(|list| panic!("{}", mistakes(list)));
+        let ports: Vec<String> = config.names.ports.iter().map(|port| port.name.clone()).collect();
+        let longest = config.ports.iter().map(|port| port.mtu.0 as u16 + L2_OVERHEAD as u16).collect();
+        let setup = Setup {
+            blueprint: blueprint.clone(),
+            index: 0,
+            burst: 64,
+            longest,
+            links: Arc::new(AtomicU64::new(u64::MAX)),
+            handoff: None,
+        };
+        let worker = Worker::new(MemoryIo::new(ports.len(), 4096, 9700), Witness::default(), setup);
+        Bench { worker, blueprint, ports, now: 1_700_000_000_000_000_000 }
+    }
+
+    /// Puts one frame into a port and says where it ended. Time moves on by a microsecond.
+    pub fn push(&mut self, port: &str, bytes: &[u8]) -> End {
+        let mut ends = self.push_all(port, &[bytes]);
+        ends.remove(0)
+    }
+
+    /// Puts frames into a port, all at once, and says where each ended: those that were sent, in order, and those that were
+    /// dropped, in order. Checks the first law.
+    pub fn push_all<B: AsRef<[u8]>>(&mut self, port: &str, frames: &[B]) -> Vec<End> {
+        self.push_with(port, frames, |_| {})
+    }
+
+    /// As [`Bench::push_all`], after `prepare` has marked each frame as the port would have.
+    pub fn push_with<B: AsRef<[u8]>>(&mut self, port: &str, frames: &[B], prepare: impl Fn(&mut Frame)) -> Vec<End> {
+        let index = self.port(port);
+        for bytes in frames {
+            assert!(self.worker.io().push(index, bytes.as_ref(), &prepare), "the bench takes 4096 frames of 9700 bytes");
+        }
+        while self.worker.io().waiting() > 0 {
+            self.worker.turn(self.now);
+            self.now += 1_000;
+        }
+        for port in 0..self.ports.len() {
+            while self.worker.io().pull(port as u8, |_| ()).is_some() {}
+        }
+        self.worker.sheet().check_law(0).expect("every packet is accounted for");
+        assert_eq!(self.worker.io().in_use(), 0, "every buffer came back");
+        let ends: Vec<_> = self.worker.observer().ends.drain(..).collect();
+        assert_eq!(ends.len(), frames.len(), "every packet ended somewhere");
+        ends.into_iter().map(|(bytes, meta, reason)| self.end(bytes, &meta, reason)).collect()
+    }
+
+    fn end(&self, bytes: Option<Vec<u8>>, meta: &Meta, reason: Reason) -> End {
+        let rule = self.blueprint.rules.slot(meta.rule).map(|rule| rule.name.clone());
+        match bytes {
+            Some(bytes) => End::Sent { port: self.ports[usize::from(meta.out)].clone(), bytes, rule },
+            None => End::Dropped { reason: self.blueprint.layout.reason_name(reason), rule },
+        }
+    }
+
+    fn port(&self, name: &str) -> u8 {
+        self.ports.iter().position(|port| port == name).expect("a port of the bench") as u8
+    }
+
+    /// The worker's counters.
+    pub fn sheet(&self) -> &Sheet {
+        self.worker.sheet()
+    }
+
+    /// The compiled pipeline.
+    pub fn blueprint(&self) -> &Blueprint {
+        &self.blueprint
+    }
+
+    /// A counter by scope and name (`"acl/rule"`, `"web"`: the first of that name).
+    pub fn counter(&self, scope: &str, name: &str) -> u64 {
+        let labels = self.blueprint.layout.counter_labels();
+        let at = labels.iter().position(|label| label.scope == scope && label.name == name).expect("a counter");
+        self.sheet().counters[at]
+    }
+
+    /// What a packet stage shows (`show talkers`).
+    pub fn show(&self, instance: &str) -> Option<serde_json::Value> {
+        let position = self.blueprint.stages.iter().position(|stage| stage.instance == instance).expect("a stage");
+        let mut rows = Vec::with_capacity(1 << 16);
+        let mut cursor = 0;
+        while !self.worker.pipeline().packet_stage(position)?.snapshot(&mut cursor, &mut rows) {}
+        match &self.blueprint.stages[position].plan {
+            crate::stage::Plan::Packet(plan) => plan.show(&rows),
+            crate::stage::Plan::Flow(_) => None,
+        }
+    }
+}
