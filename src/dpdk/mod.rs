@@ -1,0 +1,8 @@
+//! Safe handles on the parts of DPDK flowgate uses. No policy and no defaults: what is not in an argument is decided
+//! elsewhere.
+
+pub mod eal;
+pub mod error;
+
+pub use eal::{Eal, EalConfig, Hugepages};
+pub use error::{Errno, Error};
