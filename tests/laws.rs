@@ -1,0 +1,192 @@
+//! The laws of the datapath, on two workers over ports of memory with every stage in the pipeline:
+//! every packet is accounted for, and a worker's turn allocates and frees nothing, upkeep and publishing included.
+#![allow(unsafe_code)]
+
+use std::alloc::{GlobalAlloc, Layout as Memory, System};
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use flowgate::config::Config;
+use flowgate::config::source::Source;
+use flowgate::dpdk::eal::Eal;
+use flowgate::dpdk::ring::ring;
+use flowgate::io::memory::MemoryIo;
+use flowgate::packet::steer::Key;
+use flowgate::stage::pipeline::compile;
+use flowgate::stats::Account;
+use flowgate::testkit::packets::Packet;
+use flowgate::worker::{Ask, Handoff, Mailbox, Setup, Worker};
+
+/// Counts what the calling thread allocates and frees.
+struct Counting;
+
+thread_local! {
+    static CALLS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: everything is passed on to the system's allocator; counting allocates nothing (a const thread-local of a Cell).
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, memory: Memory) -> *mut u8 {
+        CALLS.with(|calls| calls.set(calls.get() + 1));
+        // SAFETY: the caller keeps GlobalAlloc's contract.
+        unsafe { System.alloc(memory) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, memory: Memory) {
+        CALLS.with(|calls| calls.set(calls.get() + 1));
+        // SAFETY: as above.
+        unsafe { System.dealloc(at, memory) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn calls() -> u64 {
+    CALLS.with(Cell::get)
+}
+
+const EVERYTHING: &str = r#"
+[[port]]
+name = "lan"
+device = "net_null0"
+zone = "inside"
+[[port]]
+name = "wan"
+device = "net_null1"
+zone = "outside"
+[set]
+bad = ["203.0.113.0/24", "2001:db8:bad::/48"]
+[pipeline]
+stages = ["guard", "bpf", "talkers", "cross", "acl", "police"]
+[guard]
+drop = ["@bad"]
+[bpf]
+deny = "udp port 1900"
+[cross]
+wire = [{ ports = ["lan", "wan"], rewrite_mac = true }]
+[acl]
+default = "deny"
+[[acl.rule]]
+name = "tally"
+action = "count"
+[[acl.rule]]
+name = "dns"
+service = "udp/53"
+action = "allow"
+[[acl.rule]]
+name = "back"
+service = ["udp", "icmp"]
+from = "outside"
+action = "allow"
+[[police.limit]]
+name = "each source"
+by = "source"
+rate = "5000pps"
+"#;
+
+/// Frames of every fate: allowed, denied, blocked, limited, malformed, fragments, errors that quote, not IP.
+fn traffic() -> Vec<(u8, Vec<u8>)> {
+    let mut frames = Vec::new();
+    for n in 0..200u16 {
+        let client = format!("10.0.{}.{}:{}", n % 3, n % 200 + 1, 1024 + n);
+        let ask = Packet::udp(&client, "192.0.2.1:53").payload(b"question");
+        let answer = Packet::udp("192.0.2.1:53", &client).payload(b"answer");
+        frames.push((0, ask.bytes()));
+        frames.push((1, answer.bytes()));
+        frames.push((1, Packet::icmp_unreachable("192.0.2.9", &ask).bytes()));
+        frames.push((0, Packet::udp(&client, "192.0.2.1:1900").bytes()));
+        frames.push((0, Packet::tcp(&client, "192.0.2.1:22").bytes()));
+        frames.push((0, Packet::udp("203.0.113.7:1", "192.0.2.1:53").bytes()));
+        let mut short = ask.bytes();
+        short.truncate(usize::from(n % 60));
+        frames.push((0, short));
+        for part in Packet::udp(&client, "192.0.2.1:53").payload(&[7; 3000]).fragments(1480) {
+            frames.push((0, part));
+        }
+    }
+    frames
+}
+
+#[test]
+fn two_workers_keep_the_laws() {
+    let eal = Eal::offline(256).expect("an EAL without hugepages");
+    let config = Config::parse(&Source::new("laws.toml", EVERYTHING)).unwrap_or_else(|list| panic!("{list:#?}"));
+    let blueprint = compile(&config, 2, &[]).unwrap_or_else(|list| panic!("{list:#?}"));
+    let (to_one, from_zero) = ring(eal_free_size()).expect("a ring");
+    let (to_zero, from_one) = ring(eal_free_size()).expect("a ring");
+    let links = Arc::new(AtomicU64::new(u64::MAX));
+    let worker = |me: usize, to, from| {
+        let handoff = Handoff {
+            me,
+            key: Key::from(7),
+            to: if me == 0 { vec![None, Some(to)] } else { vec![Some(to), None] },
+            from: vec![from],
+            out: vec![None, None],
+            sends: Vec::new(),
+        };
+        let setup = Setup {
+            blueprint: blueprint.clone(),
+            index: me,
+            burst: 32,
+            longest: vec![1522, 1522],
+            links: links.clone(),
+            handoff: Some(handoff),
+        };
+        Worker::new(MemoryIo::new(2, 8192, 2048), (), setup)
+    };
+    let mut workers = [worker(0, to_one, from_one), worker(1, to_zero, from_zero)];
+    let mailboxes = [Mailbox::default(), Mailbox::default()];
+    let published = [blueprint.layout.published(), blueprint.layout.published()];
+    let frames = traffic();
+    let _ = eal;
+    let mut now = 1_700_000_000_000_000_000;
+    for round in 0..3 {
+        for (n, (port, bytes)) in frames.iter().enumerate() {
+            assert!(workers[n % 2].io().push(*port, bytes, |_| {}), "round {round}: the memory ports hold it");
+        }
+        for mailbox in &mailboxes {
+            for stage in 0..blueprint.stages.len() {
+                let ask = Ask { stage, cursor: 0, rows: Vec::with_capacity(64), done: false };
+                let _ = mailbox.asks.push(Box::new(ask));
+            }
+        }
+        // Frames of a worker's heap travel to the other worker's: give each back where it is, and count them all together.
+        let before = calls();
+        for _ in 0..400 {
+            for (at, worker) in workers.iter_mut().enumerate() {
+                worker.turn(now);
+                worker.housekeep(now, &mailboxes[at]);
+                published[at].publish(worker.sheet());
+            }
+            now += 50_000;
+        }
+        assert_eq!(calls() - before, 0, "round {round}: a turn allocates and frees nothing");
+        for worker in &mut workers {
+            for port in 0..2 {
+                while worker.io().pull(port, |_| ()).is_some() {}
+            }
+        }
+        for mailbox in &mailboxes {
+            while mailbox.answers.pop().is_some() {}
+        }
+    }
+    let mut total = blueprint.layout.sheet();
+    for (at, worker) in workers.iter().enumerate() {
+        worker.sheet().check_law(0).unwrap_or_else(|why| panic!("worker {at}: {why}"));
+        assert_eq!(&published[at].read(&blueprint.layout), worker.sheet());
+        total.merge(worker.sheet(), &blueprint.layout);
+    }
+    assert_eq!(total.of(Account::Received), 3 * frames.len() as u64);
+    assert_eq!(total.of(Account::HandedOut), total.of(Account::HandedIn));
+    assert!(total.of(Account::HandedOut) > 0 && total.of(Account::Sent) > 0);
+    for reason in ["acl.denied-default", "guard.blocked-source", "bpf.denied", "police.over-limit", "decode.short-frame"] {
+        let at = blueprint.layout.reason(reason).unwrap_or_else(|| panic!("there is a reason {reason}"));
+        assert!(total.reasons[usize::from(at.0)] > 0, "{reason} was met");
+    }
+}
+
+/// Frames a ring holds.
+fn eal_free_size() -> usize {
+    1024
+}
