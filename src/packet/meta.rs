@@ -26,7 +26,7 @@ pub mod flag {
     pub const FIRST_FRAGMENT: u16 = 0x0010;
     /// A fragment with offset above zero: no transport header in it, whatever its bytes look like.
     pub const LATER_FRAGMENT: u16 = 0x0020;
-    /// `sport` and `dport` are valid (TCP, UDP, UDP-Lite, SCTP, DCCP ports; ICMP echo identifier in both).
+    /// `sport` and `dport` are ports (TCP, UDP, UDP-Lite, SCTP, DCCP ports; ICMP echo identifier in both).
     pub const PORTS: u16 = 0x0040;
     /// IPv4 options or IPv6 extension headers other than fragmentation are present.
     pub const OPTIONS: u16 = 0x0080;
@@ -52,7 +52,8 @@ pub struct Meta {
     pub src: [u8; 16],
     /// Destination address, likewise.
     pub dst: [u8; 16],
-    /// Source port, or the echo identifier. Zero without `flag::PORTS`.
+    /// Source port, or the echo identifier, with `flag::PORTS`; else zero, but of what is neither IPv4 nor IPv6 its EtherType
+    /// (behind the tags; below 0x600 the length of an 802.3 frame). Decoded no deeper than L2, the EtherType of every frame.
     pub sport: u16,
     /// Destination port, or the echo identifier. Zero without `flag::PORTS`.
     pub dport: u16,

@@ -14,25 +14,13 @@ use std::sync::Arc;
 use crate::config::names::Names;
 use crate::config::reader::{FromToml, Item, Key, Reader};
 use crate::config::source::{Mistakes, Place};
+pub use crate::packet::decode::Depth;
 use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT, NO_RULE};
 use crate::stats::{Layout, Line, Lines, Reason, ReasonBase, Sheet, Unit};
 
 pub mod apply;
 pub mod cross;
 pub mod pipeline;
-
-/// How deep decode must go before a stage can work. Each level includes those before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Depth {
-    /// Frames pass unread.
-    Nothing,
-    /// Ethernet header and VLAN tags.
-    L2,
-    /// Network header: addresses, fragments, protocol.
-    L3,
-    /// Transport header: ports, flags, ICMP type and code.
-    L4,
-}
 
 /// What a worker lends a stage for the duration of a call.
 pub struct Cx<'a> {
