@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::source::{At, Mistakes, Place, Source};
+use super::source::{At, Mistakes, Place, Source, near_miss};
 
 /// A value of the file, not yet understood.
 pub struct Item<'i> {
@@ -34,8 +34,10 @@ pub struct Key {
     pub name: &'static str,
     /// What its value must be.
     pub expected: &'static str,
-    /// The value it has when it is left out, as written in the source; none if it must be given.
-    pub default: Option<&'static str>,
+    /// The value it has when it is left out, as the file would write it; none if it has none.
+    pub default: Option<fn() -> String>,
+    /// True if it must be given.
+    pub required: bool,
     /// Its meaning.
     pub doc: &'static str,
     /// The keys of the table it holds, if it holds one.
@@ -50,6 +52,8 @@ pub trait FromToml: Sized {
     const KEYS: &'static [Key] = &[];
     /// Reads a value; `None` after noting what is wrong with it.
     fn from_toml(item: Item<'_>, reader: &mut Reader<'_>) -> Option<Self>;
+    /// True if the key may be left out although it has no default.
+    const OPTIONAL: bool = false;
     /// The value if the key is left out; `None` if it must be there.
     fn missing() -> Option<Self> {
         None
@@ -85,6 +89,12 @@ impl<'i> Item<'i> {
         self.value.get_ref().as_str()
     }
 
+    /// A string in the table it is, and its place in the text, without taking it out.
+    pub fn peek(&self, name: &str) -> Option<(&str, Range<usize>)> {
+        let value = self.value.get_ref().get(name)?;
+        Some((value.get_ref().as_str()?, value.span()))
+    }
+
     /// True if it is a list.
     pub fn is_list(&self) -> bool {
         matches!(self.value.get_ref(), DeValue::Array(_))
@@ -113,6 +123,11 @@ impl Reader<'_> {
         self.mistakes.at(&self.source.start(&item.span()), &item.path, message);
     }
 
+    /// Notes a mistake about a value, and what to do about it.
+    pub fn wrong_but(&mut self, item: &Item<'_>, message: impl Into<String>, help: impl Into<String>) {
+        self.mistakes.with_help(&self.source.start(&item.span()), &item.path, message, help);
+    }
+
     /// Notes that a value is of the wrong kind.
     pub fn expected(&mut self, item: &Item<'_>, expected: &str) {
         self.wrong(item, format!("expected {expected}, found {}", item.kind()));
@@ -123,6 +138,11 @@ impl Reader<'_> {
         self.source.start(&item.span())
     }
 
+    /// Where a range of the text begins.
+    pub fn place_of(&self, span: &Range<usize>) -> Place {
+        self.source.start(span)
+    }
+
     /// Begins to read a table; `None` after noting that it is none.
     pub fn table<'i>(&mut self, item: Item<'i>) -> Option<Table<'i>> {
         if !item.is_table() {
@@ -131,11 +151,16 @@ impl Reader<'_> {
         }
         let span = item.span();
         match item.value.into_inner() {
-            DeValue::Table(table) => Some(Table { table, path: item.path, span, known: Vec::new() }),
+            DeValue::Table(table) => {
+                Some(Table { table, path: item.path, span, known: Vec::new(), missing: Vec::new() })
+            }
             _ => None,
         }
     }
 }
+
+/// How the message about a key that must be given begins.
+pub const MISSING: &str = "is missing";
 
 /// A table being read. Keys are taken out one by one; what is left at the end is unknown.
 pub struct Table<'i> {
@@ -143,13 +168,30 @@ pub struct Table<'i> {
     path: String,
     span: Range<usize>,
     known: Vec<&'static str>,
+    /// Keys that must be given and are not, with what was expected: noted at the end, when misspelt ones are known.
+    missing: Vec<(&'static str, &'static str)>,
 }
 
 impl<'i> Table<'i> {
     /// The file's outermost table.
     pub fn root(table: Spanned<DeTable<'i>>) -> Table<'i> {
         let span = table.span();
-        Table { table: table.into_inner(), path: String::new(), span, known: Vec::new() }
+        Table { table: table.into_inner(), path: String::new(), span, known: Vec::new(), missing: Vec::new() }
+    }
+
+    /// A table that was left out: empty, and `span` is to blame for what is missing in it.
+    pub fn absent(path: &str, span: Range<usize>) -> Table<'i> {
+        Table { table: DeTable::new(), path: path.to_owned(), span, known: Vec::new(), missing: Vec::new() }
+    }
+
+    /// The value it was, with what is left in it.
+    pub fn into_item(self) -> Item<'i> {
+        Item { value: Spanned::new(self.span, DeValue::Table(self.table)), path: self.path }
+    }
+
+    /// The names that are left.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.table.keys().map(|key| key.get_ref().as_ref())
     }
 
     /// The path of a key in it.
@@ -210,20 +252,25 @@ impl<'i> Table<'i> {
             (Some(item), _) => T::from_toml(item, reader),
             (None, Some(default)) => Some(default()),
             (None, None) => T::missing().or_else(|| {
-                let path = self.path_of(name);
-                reader.mistakes.at(
-                    &reader.source.start(&self.span),
-                    &path,
-                    format!("is missing: expected {}", T::EXPECTED),
-                );
+                self.missing.push((name, T::EXPECTED));
                 None
             }),
         }
     }
 
-    /// Ends the reading: what is left is unknown.
-    pub fn finish(self, reader: &mut Reader<'_>) {
-        let known = self.known.clone();
+    /// Records that a key must be given and is not.
+    pub fn miss(&mut self, name: &'static str, expected: &'static str) {
+        self.missing.push((name, expected));
+    }
+
+    /// Ends the reading: what is left is unknown, and what is missing is missing unless it was only misspelt.
+    pub fn finish(mut self, reader: &mut Reader<'_>) {
+        let (known, mut missing) = (std::mem::take(&mut self.known), std::mem::take(&mut self.missing));
+        missing.retain(|(name, _)| !self.names().any(|left| near_miss(left, known.iter().copied()) == Some(*name)));
+        for (name, expected) in missing {
+            let message = format!("{MISSING}: expected {expected}");
+            reader.mistakes.at(&reader.source.start(&self.span), &self.path_of(name), message);
+        }
         for (name, span, item) in self.rest() {
             let place = reader.source.start(&span);
             reader.mistakes.unknown(&place, &item.path, "key", &name, known.iter().copied());
@@ -233,13 +280,15 @@ impl<'i> Table<'i> {
 
 /// Reads one value with serde.
 pub fn deserialize<T: DeserializeOwned>(item: Item<'_>, expected: &str, reader: &mut Reader<'_>) -> Option<T> {
-    let (place, path, kind) = (reader.place(&item), item.path.clone(), item.kind());
+    let (place, path, kind, span) = (reader.place(&item), item.path.clone(), item.kind(), item.span());
     match T::deserialize(ValueDeserializer::from(item.value)) {
         Ok(value) => Some(value),
         Err(error) => {
             let detail = error.message().lines().next().unwrap_or("").to_owned();
             let message = if detail.starts_with("invalid type") {
                 format!("expected {expected}, found {kind}")
+            } else if detail.starts_with("invalid value") {
+                format!("expected {expected}, found {}", &reader.source.text()[span])
             } else {
                 format!("expected {expected}: {detail}")
             };
@@ -247,6 +296,19 @@ pub fn deserialize<T: DeserializeOwned>(item: Item<'_>, expected: &str, reader: 
             None
         }
     }
+}
+
+/// Reads a string with `parse`.
+pub fn parsed<T>(item: &Item<'_>, expected: &str, reader: &mut Reader<'_>, parse: fn(&str) -> Option<T>) -> Option<T> {
+    let Some(text) = item.as_str() else {
+        reader.expected(item, expected);
+        return None;
+    };
+    let value = parse(text);
+    if value.is_none() {
+        reader.wrong(item, format!("expected {expected}, found {text:?}"));
+    }
+    value
 }
 
 /// Makes a type that serde reads readable here.
@@ -278,6 +340,7 @@ serde_key! {
 
 impl<T: FromToml> FromToml for Option<T> {
     const EXPECTED: &'static str = T::EXPECTED;
+    const OPTIONAL: bool = true;
     const KEYS: &'static [Key] = T::KEYS;
     fn from_toml(item: Item<'_>, reader: &mut Reader<'_>) -> Option<Self> {
         T::from_toml(item, reader).map(Some)
@@ -315,6 +378,57 @@ impl<T: FromToml> FromToml for Vec<T> {
     }
 }
 
+/// Declares an enum that the file writes as one of several words:
+/// `choice! { /// Doc. pub enum Idle { /// Doc. Poll = "poll", /// Doc. Yield = "yield" } }`.
+#[macro_export]
+macro_rules! choice {
+    ($(#[$meta:meta])* $vis:vis enum $name:ident {
+        $(#[doc = $fdoc:literal])+ $first:ident = $ftext:literal $(, $(#[doc = $doc:literal])+ $variant:ident = $text:literal)* $(,)?
+    }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, PartialEq, Eq)]
+        $vis enum $name { $(#[doc = $fdoc])+ $first $(, $(#[doc = $doc])+ $variant)* }
+
+        impl $name {
+            /// The word for it in the file.
+            pub fn word(self) -> &'static str {
+                match self { $name::$first => $ftext $(, $name::$variant => $text)* }
+            }
+        }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "{:?}", self.word())
+            }
+        }
+
+        impl $crate::config::reader::FromToml for $name {
+            const EXPECTED: &'static str = concat!("\"", $ftext, "\"" $(, " or \"", $text, "\"")*);
+            fn from_toml(
+                item: $crate::config::reader::Item<'_>,
+                reader: &mut $crate::config::reader::Reader<'_>,
+            ) -> Option<Self> {
+                match item.as_str() {
+                    Some($ftext) => Some($name::$first),
+                    $(Some($text) => Some($name::$variant),)*
+                    Some(other) => {
+                        let message = format!("expected {}, found {other:?}", Self::EXPECTED);
+                        match $crate::config::source::near_miss(other, [$ftext $(, $text)*].into_iter()) {
+                            Some(near) => reader.wrong_but(&item, message, format!("did you mean {near:?}?")),
+                            None => reader.wrong(&item, message),
+                        }
+                        None
+                    }
+                    None => {
+                        reader.expected(&item, Self::EXPECTED);
+                        None
+                    }
+                }
+            }
+        }
+    };
+}
+
 /// Declares a table of the file: the struct, how it is read, and its reference, from one list of documented keys.
 /// A key without a default must be given, unless its type is an `Option`.
 ///
@@ -334,7 +448,8 @@ macro_rules! section {
                 $crate::config::reader::Key {
                     name: stringify!($field),
                     expected: <$ty as $crate::config::reader::FromToml>::EXPECTED,
-                    default: $crate::section!(@default $($default)?),
+                    default: $crate::section!(@default $ty $(, $default)?),
+                    required: $crate::section!(@required $ty $(, $default)?),
                     doc: concat!($($doc),+).trim_ascii(),
                     keys: <$ty as $crate::config::reader::FromToml>::KEYS,
                 }
@@ -350,8 +465,15 @@ macro_rules! section {
             }
         }
     };
-    (@default $default:expr) => { Some(stringify!($default)) };
-    (@default) => { None };
+    (@default $ty:ty, $default:expr) => {
+        Some((|| {
+            let value: $ty = $default;
+            format!("{value:?}")
+        }) as fn() -> String)
+    };
+    (@default $ty:ty) => { None };
+    (@required $ty:ty, $default:expr) => { false };
+    (@required $ty:ty) => { !<$ty as $crate::config::reader::FromToml>::OPTIONAL };
     (@some $ty:ty, $default:expr) => { Some((|| $default) as fn() -> $ty) };
     (@some $ty:ty) => { None };
 }
@@ -390,12 +512,16 @@ mod tests {
         assert_eq!((inner.name.as_str(), inner.size, inner.list, inner.maybe), ("x", 7, vec![3], None));
         assert_eq!(inner.name.place.to_string(), "t.toml:2:8");
         assert!(mistakes.is_empty());
-        assert_eq!(Inner::KEYS[1].default, Some("7"));
+        assert_eq!(Inner::KEYS[1].default.map(|default| default()), Some("7".into()));
+        let required: Vec<&str> = Inner::KEYS.iter().filter(|key| key.required).map(|key| key.name).collect();
+        assert_eq!(required, ["name"]);
         assert_eq!(Inner::KEYS[0].doc, "A name.");
     }
 
     #[test]
     fn all_mistakes_at_once() {
+        let (_, misspelt) = read("[inner]\nnaem = 'x'\n");
+        assert_eq!(misspelt.len(), 1, "what is misspelt is not missing too: {misspelt:?}");
         let (inner, mistakes) = read("[inner]\nsiez = 1\nsize = 70000\nlist = [1, 'a', 300]\nmaybe = 'no'\n");
         assert!(inner.is_none());
         assert_eq!(mistakes.len(), 6, "{mistakes:#?}");

@@ -11,6 +11,8 @@ use serde::Serialize;
 pub struct Source {
     path: Arc<str>,
     text: Arc<str>,
+    /// Where each line begins: a place is looked up for every value of the file.
+    lines: Arc<[usize]>,
 }
 
 /// A place in a file.
@@ -49,7 +51,14 @@ impl<T> std::ops::Deref for At<T> {
 impl Source {
     /// A text under a name.
     pub fn new(path: &str, text: &str) -> Source {
-        Source { path: path.into(), text: text.into() }
+        let lines =
+            std::iter::once(0).chain(text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at + 1));
+        Source { path: path.into(), text: text.into(), lines: lines.collect() }
+    }
+
+    /// Reads a file.
+    pub fn read(path: &str) -> std::io::Result<Source> {
+        Ok(Source::new(path, &std::fs::read_to_string(path)?))
     }
 
     /// The text.
@@ -68,11 +77,22 @@ impl Source {
         while !self.text.is_char_boundary(offset) {
             offset -= 1;
         }
-        let before = &self.text[..offset];
-        let start = before.rfind('\n').map_or(0, |at| at + 1);
-        let line = before.bytes().filter(|b| *b == b'\n').count() + 1;
-        let column = before[start..].chars().count() + 1;
+        let line = self.lines.partition_point(|start| *start <= offset);
+        let column = self.text[self.lines[line - 1]..offset].chars().count() + 1;
         Place { file: self.path.clone(), line: line as u32, column: column as u32 }
+    }
+
+    /// The byte of the text at a place in this file.
+    pub fn offset(&self, place: &Place) -> usize {
+        let line = self.line(place.line);
+        let column = line.char_indices().nth(place.column as usize - 1).map_or(line.len(), |(at, _)| at);
+        self.lines.get(place.line as usize - 1).map_or(self.text.len(), |start| start + column)
+    }
+
+    /// A line's text, by its number from 1, without its end; empty if there is none.
+    pub fn line(&self, number: u32) -> &str {
+        let start = self.lines.get(number as usize - 1).copied().unwrap_or(self.text.len());
+        self.text[start..].lines().next().unwrap_or_default()
     }
 
     /// Where a range of the text begins.
@@ -161,6 +181,11 @@ impl Mistakes {
     /// How many were found.
     pub fn len(&self) -> usize {
         self.list.len()
+    }
+
+    /// Keeps only some of them.
+    pub fn retain(&mut self, keep: impl FnMut(&Mistake) -> bool) {
+        self.list.retain(keep);
     }
 
     /// In the order of their places, each once.

@@ -86,7 +86,8 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
             conntrack: false,
         };
         let before = cx.mistakes.len();
-        match (stage.kind.plan)(&stage.config, &mut cx) {
+        let Some(stage_config) = &stage.config else { continue };
+        match (stage.kind.plan)(stage_config, &mut cx) {
             Some(plan) => stages.push(Compiled { instance: stage.instance.clone(), kind: stage.kind, plan }),
             None if cx.mistakes.len() == before => {
                 mistakes.at(&stage.place, &stage.instance, "could not be compiled, and did not say why: report this");
