@@ -3,10 +3,14 @@
 //! Read `docs/design.md` first. Dependencies point one way: `wire` < `packet` < `flow` < `stage` < `worker` < `appliance`,
 //! and `dpdk` < `io` < `worker`.
 
+pub mod arch;
 pub mod config;
+pub mod control;
 pub mod dpdk;
 pub mod io;
 pub mod packet;
 pub mod stage;
 pub mod stats;
+pub mod testkit;
 pub mod wire;
+pub mod worker;

@@ -293,20 +293,24 @@ impl<I: Io, O: Observer> Worker<I, O> {
     fn steer(&mut self) {
         let Some(handoff) = &self.handoff else { return };
         let (me, key, workers) = (handoff.me, handoff.key, handoff.to.len());
-        for i in bits(self.batch.live) {
-            steer(&mut self.batch.metas[i], &self.batch.frames[i], key);
-            let to = owner(self.batch.metas[i].hash, workers);
+        let batch = &mut *self.batch;
+        for i in bits(batch.live) {
+            steer(&mut batch.metas[i], &batch.frames[i], key);
+            let to = owner(batch.metas[i].hash, workers);
             if to == me {
                 continue;
             }
-            if self.batch.frames[i].hops >= 2 {
-                self.batch.drop(i, Engine::HandoffLoop.into());
+            if batch.frames[i].hops >= 2 {
+                batch.drop(i, Engine::HandoffLoop.into());
                 continue;
             }
-            let mut frame = self.batch.take(i);
+            let mut frame = batch.take(i);
             frame.hops += 1;
             self.handing[to].push(frame);
-            if self.handing[to].is_full() {
+        }
+        // At once: an outbox has room for one batch.
+        for to in 0..self.handing.len() {
+            if self.handing[to].len > 0 {
                 self.hand_over(to);
             }
         }
@@ -375,11 +379,6 @@ impl<I: Io, O: Observer> Worker<I, O> {
         for port in 0..self.outboxes.len() {
             if self.outboxes[port].len > 0 {
                 self.flush_port(port as u8, links);
-            }
-        }
-        for to in 0..self.handing.len() {
-            if self.handing[to].len > 0 {
-                self.hand_over(to);
             }
         }
     }
@@ -487,10 +486,11 @@ pub fn run<I: Io, O: Observer>(
     yields: bool,
 ) {
     let mut upkeep_at = 0;
+    let mut now = 0;
     let mut turns: u64 = 0;
     let mut before = cycles();
     while !signals.stop.load(Ordering::Relaxed) {
-        let now = clock.now();
+        now = clock.after(now);
         let handled = worker.turn(now);
         let after = cycles();
         let sheet = &mut worker.sheet;

@@ -110,16 +110,17 @@ fn traffic() -> Vec<(u8, Vec<u8>)> {
 
 #[test]
 fn two_workers_keep_the_laws() {
-    let eal = Eal::offline(256).expect("an EAL without hugepages");
+    Eal::offline(256).expect("an EAL without hugepages");
     let config = Config::parse(&Source::new("laws.toml", EVERYTHING)).unwrap_or_else(|list| panic!("{list:#?}"));
     let blueprint = compile(&config, 2, &[]).unwrap_or_else(|list| panic!("{list:#?}"));
-    let (to_one, from_zero) = ring(eal_free_size()).expect("a ring");
-    let (to_zero, from_one) = ring(eal_free_size()).expect("a ring");
+    let (to_one, from_zero) = ring(1024).expect("a ring");
+    let (to_zero, from_one) = ring(1024).expect("a ring");
     let links = Arc::new(AtomicU64::new(u64::MAX));
-    let worker = |me: usize, to, from| {
+    let io = MemoryIo::new(2, 8192, 3100);
+    let worker = |me: usize, to, from, io| {
         let handoff = Handoff {
             me,
-            key: Key::from(7),
+            key: Key::seeded(7),
             to: if me == 0 { vec![None, Some(to)] } else { vec![Some(to), None] },
             from: vec![from],
             out: vec![None, None],
@@ -133,13 +134,13 @@ fn two_workers_keep_the_laws() {
             links: links.clone(),
             handoff: Some(handoff),
         };
-        Worker::new(MemoryIo::new(2, 8192, 2048), (), setup)
+        Worker::new(io, (), setup)
     };
-    let mut workers = [worker(0, to_one, from_one), worker(1, to_zero, from_zero)];
+    let beside = io.beside();
+    let mut workers = [worker(0, to_one, from_one, io), worker(1, to_zero, from_zero, beside)];
     let mailboxes = [Mailbox::default(), Mailbox::default()];
     let published = [blueprint.layout.published(), blueprint.layout.published()];
     let frames = traffic();
-    let _ = eal;
     let mut now = 1_700_000_000_000_000_000;
     for round in 0..3 {
         for (n, (port, bytes)) in frames.iter().enumerate() {
@@ -151,7 +152,6 @@ fn two_workers_keep_the_laws() {
                 let _ = mailbox.asks.push(Box::new(ask));
             }
         }
-        // Frames of a worker's heap travel to the other worker's: give each back where it is, and count them all together.
         let before = calls();
         for _ in 0..400 {
             for (at, worker) in workers.iter_mut().enumerate() {
@@ -184,9 +184,4 @@ fn two_workers_keep_the_laws() {
         let at = blueprint.layout.reason(reason).unwrap_or_else(|| panic!("there is a reason {reason}"));
         assert!(total.reasons[usize::from(at.0)] > 0, "{reason} was met");
     }
-}
-
-/// Frames a ring holds.
-fn eal_free_size() -> usize {
-    1024
 }

@@ -79,8 +79,8 @@ pub const SECTIONS: &[(&str, &str, &[Key])] = &[
     ("[eal]", "DPDK's own arguments.", Eal::KEYS),
 ];
 
-/// The most ports a file may have: `Meta::port` is a byte, and its highest value means none.
-const MOST_PORTS: usize = 255;
+/// The most ports a file may have: the state of their links is one word.
+const MOST_PORTS: usize = 64;
 
 impl Config {
     /// Reads and checks a file.

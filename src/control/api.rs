@@ -67,7 +67,7 @@ fn workers(running: &Running) -> Value {
 /// The terms of a sheet's account by name.
 pub fn account(sheet: &Sheet) -> Value {
     use crate::stats::Lines;
-    Account::LINES.iter().enumerate().map(|(i, line)| (line.name.to_owned(), sheet.counters[i].into())).collect()
+    Account::LINES.iter().enumerate().map(|(i, line)| (line.name.to_owned(), Value::from(sheet.counters[i]))).collect()
 }
 
 /// The stages in order, with what was compiled and what they counted.

@@ -3,6 +3,7 @@
 
 pub mod eal;
 pub mod error;
+pub mod ring;
 
 pub use eal::{Eal, EalConfig, Hugepages};
 pub use error::{Errno, Error};

@@ -1,6 +1,7 @@
 //! Ports made of memory: what tests and `replay` run the datapath on. No EAL, no root.
 
 use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Io;
 use crate::packet::BATCH;
@@ -8,7 +9,8 @@ use crate::packet::frame::{Frame, Heap};
 
 /// Ports that receive what was pushed and keep what was sent.
 pub struct MemoryIo {
-    heap: Heap,
+    /// Shared with the ports of other workers, to whom frames may be handed.
+    heap: Arc<Mutex<Heap>>,
     ports: Vec<MemoryPort>,
 }
 
@@ -22,17 +24,32 @@ struct MemoryPort {
 impl MemoryIo {
     /// `ports` ports over `buffers` buffers for frames of up to `longest` bytes. Nothing allocates after this.
     pub fn new(ports: usize, buffers: usize, longest: usize) -> MemoryIo {
+        let heap = Arc::new(Mutex::new(Heap::new(buffers, longest)));
+        MemoryIo::over(heap, ports, buffers)
+    }
+
+    /// Another worker's ports, as many and over the same buffers.
+    pub fn beside(&self) -> MemoryIo {
+        let buffers = self.ports.first().map_or(0, |port| port.incoming.capacity());
+        MemoryIo::over(self.heap.clone(), self.ports.len(), buffers)
+    }
+
+    fn over(heap: Arc<Mutex<Heap>>, ports: usize, buffers: usize) -> MemoryIo {
         let port = || MemoryPort {
             incoming: VecDeque::with_capacity(buffers),
             sent: VecDeque::with_capacity(buffers),
             room: usize::MAX,
         };
-        MemoryIo { heap: Heap::new(buffers, longest), ports: (0..ports).map(|_| port()).collect() }
+        MemoryIo { heap, ports: (0..ports).map(|_| port()).collect() }
+    }
+
+    fn heap(&self) -> MutexGuard<'_, Heap> {
+        self.heap.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Queues a frame for a port to receive, changed by `prepare` first; false if no buffer is free or it is too long.
     pub fn push(&mut self, port: u8, bytes: &[u8], prepare: impl FnOnce(&mut Frame)) -> bool {
-        let Some(mut frame) = self.heap.frame(bytes) else { return false };
+        let Some(mut frame) = self.heap().frame(bytes) else { return false };
         prepare(&mut frame);
         self.ports[usize::from(port)].incoming.push_back(frame);
         true
@@ -42,7 +59,7 @@ impl MemoryIo {
     pub fn pull<R>(&mut self, port: u8, look: impl FnOnce(&Frame) -> R) -> Option<R> {
         let frame = self.ports[usize::from(port)].sent.pop_front()?;
         let result = look(&frame);
-        self.heap.give_back(frame);
+        self.heap().give_back(frame);
         Some(result)
     }
 
@@ -60,7 +77,7 @@ impl MemoryIo {
 
     /// Buffers in use: queued, or sent and not pulled yet, or held by the datapath.
     pub fn in_use(&self) -> usize {
-        self.heap.in_use()
+        self.heap().in_use()
     }
 
     /// Frames not yet received.
@@ -88,13 +105,14 @@ impl Io for MemoryIo {
     }
 
     fn free(&mut self, frames: &mut [Frame]) {
+        let mut heap = self.heap();
         for frame in frames {
-            self.heap.give_back(frame.take());
+            heap.give_back(frame.take());
         }
     }
 
     fn create(&mut self) -> Option<Frame> {
-        self.heap.frame(&[])
+        self.heap().frame(&[])
     }
 
     fn receives(&self, port: u8) -> bool {

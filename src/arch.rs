@@ -1,0 +1,89 @@
+//! The processor: its cycle counter, and a clock made of it.
+#![allow(unsafe_code)]
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The time stamp counter: invariant on every processor DPDK supports, and the same on all cores.
+#[inline]
+pub fn cycles() -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: rdtsc reads a counter, and x86-64 always has it.
+    unsafe {
+        std::arch::x86_64::_rdtsc()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    // SAFETY: reads the counter DPDK's own time base is made of.
+    unsafe {
+        dpdk_sys::fg_cycles()
+    }
+}
+
+/// Unix time from the cycle counter, without a system call. Control corrects it against the system's clock; it never runs
+/// backwards for a worker that keeps the latest value it saw (`Clock::after`).
+#[derive(Debug)]
+pub struct Clock {
+    /// Nanoseconds in a cycle, as a fixed point number with 32 fractional bits.
+    factor: u64,
+    base_cycles: u64,
+    base: u64,
+    /// What control has found the system's clock to be ahead, in nanoseconds.
+    ahead: AtomicI64,
+}
+
+impl Clock {
+    /// A clock that shows the system's time now. `hz` is the counter's rate.
+    pub fn new(hz: u64) -> Clock {
+        Clock { factor: factor(hz), base_cycles: cycles(), base: system_time(), ahead: AtomicI64::new(0) }
+    }
+
+    /// Nanoseconds since 1970.
+    #[inline]
+    pub fn now(&self) -> u64 {
+        self.at(cycles())
+    }
+
+    /// The later of now and `last`: for callers to whom time must not run backwards.
+    #[inline]
+    pub fn after(&self, last: u64) -> u64 {
+        self.now().max(last)
+    }
+
+    #[inline]
+    fn at(&self, cycles: u64) -> u64 {
+        let passed = cycles.wrapping_sub(self.base_cycles);
+        let nanoseconds = ((u128::from(passed) * u128::from(self.factor)) >> 32) as u64;
+        (self.base + nanoseconds).wrapping_add_signed(self.ahead.load(Ordering::Relaxed))
+    }
+
+    /// Follows the system's clock: called by control now and then.
+    pub fn correct(&self) {
+        let off = system_time().wrapping_sub(self.now()) as i64;
+        self.ahead.fetch_add(off, Ordering::Relaxed);
+    }
+}
+
+fn factor(hz: u64) -> u64 {
+    ((1_000_000_000u128 << 32) / u128::from(hz.max(1))) as u64
+}
+
+fn system_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_counts_nanoseconds_and_follows() {
+        let clock = Clock { factor: factor(2_500_000_000), base_cycles: 1000, base: 5_000, ahead: AtomicI64::new(0) };
+        assert_eq!(clock.at(1000), 5_000);
+        let day = clock.at(1000 + 2_500_000_000 * 86_400) - 5_000;
+        assert!(day.abs_diff(86_400_000_000_000) < 100_000, "within a billionth: {day}");
+        clock.correct();
+        let off = system_time().abs_diff(clock.now());
+        assert!(off < 1_000_000_000, "within a second of the system's clock, off by {off} ns");
+        assert_eq!(clock.after(u64::MAX), u64::MAX);
+    }
+}
