@@ -4,6 +4,7 @@
 //! and `dpdk` < `io` < `worker`.
 
 pub mod config;
+pub mod dpdk;
 pub mod io;
 pub mod packet;
 pub mod stage;
