@@ -19,6 +19,8 @@ const FUNCTIONS: &[&str] = &[
     "rte_strerror",
     "rte_log_(set_global_level|set_level_regexp|set_level_pattern|register)",
     "rte_openlog_stream",
+    "rte_log_get_stream",
+    "rte_free",
     "rte_dev_(probe|remove|name|event_callback_register|event_monitor_start)",
     "rte_lcore_(count|index|to_socket_id|is_enabled)",
     "rte_get_(main_lcore|next_lcore|tsc_hz|timer_hz)",

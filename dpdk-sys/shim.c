@@ -137,16 +137,23 @@ int fg_srtcm_check(struct rte_meter_srtcm *meter, struct rte_meter_srtcm_profile
 	return (int)rte_meter_srtcm_color_blind_check(meter, profile, tsc, bytes);
 }
 
-uint64_t fg_bpf_exec_mbuf(uint64_t (*jit)(void *), const void *bpf, void *data, uint16_t len)
+uint64_t fg_bpf_exec_burst(uint64_t (*jit)(void *), const void *bpf, const struct fg_frame *frames, uint64_t mask)
 {
-	/* The converted program reads packet bytes through data_off, data_len and, past them, rte_pktmbuf_read(). */
+	/* The program reads packet bytes through data_off, data_len and, past them, rte_pktmbuf_read(). */
 	struct rte_mbuf m;
+	uint64_t hits = 0;
 
 	memset(&m, 0, sizeof(m));
-	m.buf_addr = data;
-	m.buf_len = len;
-	m.data_len = len;
-	m.pkt_len = len;
 	m.nb_segs = 1;
-	return jit != NULL ? jit(&m) : rte_bpf_exec((const struct rte_bpf *)bpf, &m);
+	for (; mask != 0; mask &= mask - 1) {
+		const struct fg_frame *f = &frames[__builtin_ctzll(mask)];
+
+		m.buf_addr = f->data;
+		m.buf_len = f->len;
+		m.data_len = f->len;
+		m.pkt_len = f->len;
+		if ((jit != NULL ? jit(&m) : rte_bpf_exec(bpf, &m)) != 0)
+			hits |= mask & -mask;
+	}
+	return hits;
 }

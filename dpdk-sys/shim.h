@@ -58,7 +58,8 @@ unsigned int fg_ring_count(const struct rte_ring *ring);
 /* rte_meter: single rate three color marker, color blind; 0 green, 1 yellow, 2 red. */
 int fg_srtcm_check(struct rte_meter_srtcm *meter, struct rte_meter_srtcm_profile *profile, uint64_t tsc, uint32_t bytes);
 
-/* Run a cBPF-converted program on the len bytes at data, through an mbuf header made for the call. */
-uint64_t fg_bpf_exec_mbuf(uint64_t (*jit)(void *), const void *bpf, void *data, uint16_t len);
+/* Run a program converted from cBPF on the frames of mask, through an mbuf header of its own: it sees only their bytes and
+ * lengths. Returns those for which it gave non-zero. Without jit, bpf is interpreted. */
+uint64_t fg_bpf_exec_burst(uint64_t (*jit)(void *), const void *bpf, const struct fg_frame *frames, uint64_t mask);
 
 #endif

@@ -19,6 +19,7 @@ use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT, NO_RULE};
 use crate::stats::{Layout, Line, Lines, Reason, ReasonBase, Sheet, Unit};
 
 pub mod apply;
+pub mod bpf;
 pub mod cross;
 pub mod pipeline;
 
@@ -298,4 +299,4 @@ pub const fn kind<S: Stage>() -> Kind {
 }
 
 /// Every kind of stage.
-pub static REGISTRY: &[Kind] = &[kind::<cross::Cross>()];
+pub static REGISTRY: &[Kind] = &[kind::<cross::Cross>(), kind::<bpf::Bpf>()];
