@@ -126,11 +126,7 @@ impl Filter {
         let (program, instructions) = unsafe { (Program::load(parameters.as_ref()), parameters.as_ref().nb_ins) };
         // SAFETY: the block is rte_bpf_convert's, from rte_zmalloc; the program holds a copy.
         unsafe { sys::rte_free(parameters.as_ptr().cast()) };
-        Ok(Filter {
-            program: program?,
-            classic: classic.get_instructions().len(),
-            instructions: instructions as usize,
-        })
+        Ok(Filter { program: program?, classic: classic.get_instructions().len(), instructions: instructions as usize })
     }
 
     /// Those frames of `mask` that it matches.

@@ -1,6 +1,7 @@
 //! Safe handles on the parts of DPDK flowgate uses. No policy and no defaults: what is not in an argument is decided
 //! elsewhere.
 
+pub mod acl;
 pub mod bpf;
 pub mod eal;
 pub mod error;

@@ -64,9 +64,8 @@ impl Producer {
     pub fn push(&mut self, frames: &mut [Frame]) -> usize {
         // SAFETY: this is the only producer; `frames` are as many elements of the ring's element size, which Frame and
         // fg_frame share (asserted in io::dpdk).
-        let n = unsafe {
-            dpdk_sys::fg_ring_enqueue(self.0.ring.as_ptr(), frames.as_ptr().cast(), frames.len() as u32)
-        } as usize;
+        let n = unsafe { dpdk_sys::fg_ring_enqueue(self.0.ring.as_ptr(), frames.as_ptr().cast(), frames.len() as u32) }
+            as usize;
         for frame in &mut frames[..n] {
             // The ring owns it now.
             *frame = Frame::EMPTY;
@@ -81,9 +80,7 @@ impl Consumer {
     pub fn pop(&mut self, frames: &mut [Frame; BATCH]) -> usize {
         // SAFETY: this is the only consumer; there is room for BATCH elements, and what is in the ring are frames that
         // `push` gave up.
-        unsafe {
-            dpdk_sys::fg_ring_dequeue(self.0.ring.as_ptr(), frames.as_mut_ptr().cast(), BATCH as u32) as usize
-        }
+        unsafe { dpdk_sys::fg_ring_dequeue(self.0.ring.as_ptr(), frames.as_mut_ptr().cast(), BATCH as u32) as usize }
     }
 
     /// Frames in the ring at this moment.

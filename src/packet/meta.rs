@@ -77,7 +77,8 @@ pub struct Meta {
     pub l4_words: u8,
     /// Transport protocol (IANA number); of a later fragment the one its first fragment carries.
     pub proto: u8,
-    /// TCP flags (CWR to FIN) and 0; or ICMP type and code.
+    /// TCP flags (CWR to FIN) and 0; or ICMP type and code; of a frame that is neither IP nor ARP its EtherType, or its
+    /// 802.3 length, in wire order.
     pub detail: [u8; 2],
     /// Port it arrived on.
     pub port: u8,
@@ -119,6 +120,20 @@ impl Meta {
     #[inline]
     pub fn any(&self, flags: u16) -> bool {
         self.flags & flags != 0
+    }
+
+    /// The EtherType, or the 802.3 length if it is below 0x0600.
+    #[inline]
+    pub fn ethertype(&self) -> u16 {
+        if self.has(flag::IPV4) {
+            0x0800
+        } else if self.has(flag::IPV6) {
+            0x86dd
+        } else if self.has(flag::ARP) {
+            0x0806
+        } else {
+            u16::from_be_bytes(self.detail)
+        }
     }
 
     /// Offset of the network header in the frame: behind the Ethernet header and up to two tags.

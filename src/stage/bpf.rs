@@ -98,7 +98,10 @@ fn compile(expression: &At<String>, key: &str, cx: &mut PlanCx<'_>) -> Option<Pr
         Err(pcap::Error::PcapError(why)) => Err(format!("libpcap: {why}")),
         Err(why) => Err(format!("libpcap: {why}")),
     };
-    filter.map(|filter| Program::Filter(Arc::new(filter))).map_err(|why| cx.mistakes.at(&expression.place, key, why)).ok()
+    filter
+        .map(|filter| Program::Filter(Arc::new(filter)))
+        .map_err(|why| cx.mistakes.at(&expression.place, key, why))
+        .ok()
 }
 
 /// Reads and verifies an object.
@@ -106,9 +109,15 @@ fn load(path: &At<String>, key: &str, cx: &mut PlanCx<'_>) -> Option<Program> {
     let file = Path::new(&*path.place.file).with_file_name(&path.value);
     let mut refuse = |place: &Place, why: &str, help: Option<&str>| {
         let message = format!("{}: {why}", file.display());
-        cx.mistakes.push(Mistake { place: Some(place.clone()), key: key.to_owned(), message, help: help.map(str::to_owned) });
+        cx.mistakes.push(Mistake {
+            place: Some(place.clone()),
+            key: key.to_owned(),
+            message,
+            help: help.map(str::to_owned),
+        });
     };
-    let code = match std::fs::read(&file).map_err(|error| vec![error.to_string()]).and_then(|b| object::Code::read(&b)) {
+    let code = match std::fs::read(&file).map_err(|error| vec![error.to_string()]).and_then(|b| object::Code::read(&b))
+    {
         Ok(code) => code,
         Err(all) => {
             all.iter().for_each(|why| refuse(&path.place, why, None));

@@ -18,6 +18,7 @@ pub use crate::packet::decode::Depth;
 use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT, NO_RULE};
 use crate::stats::{Layout, Line, Lines, Reason, ReasonBase, Sheet, Unit};
 
+pub mod acl;
 pub mod apply;
 pub mod bpf;
 pub mod cross;
@@ -299,4 +300,4 @@ pub const fn kind<S: Stage>() -> Kind {
 }
 
 /// Every kind of stage.
-pub static REGISTRY: &[Kind] = &[kind::<cross::Cross>(), kind::<bpf::Bpf>()];
+pub static REGISTRY: &[Kind] = &[kind::<bpf::Bpf>(), kind::<cross::Cross>(), kind::<acl::Acl>()];

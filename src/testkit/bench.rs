@@ -95,7 +95,8 @@ impl Bench {
         let mistakes = |list: Vec<crate::config::source::Mistake>| -> String {
             list.iter().map(|mistake| format!("{mistake}\n")).collect()
         };
-        let config = Config::parse(&Source::new("bench.toml", &text)).unwrap_or_else(|list| panic!("{}", mistakes(list)));
+        let config =
+            Config::parse(&Source::new("bench.toml", &text)).unwrap_or_else(|list| panic!("{}", mistakes(list)));
         let blueprint = compile(&config, 1, &[]).unwrap_or_else(|list| panic!("{}", mistakes(list)));
         let ports: Vec<String> = config.names.ports.iter().map(|port| port.name.clone()).collect();
         let longest = config.ports.iter().map(|port| port.mtu.0 as u16 + L2_OVERHEAD as u16).collect();
@@ -127,7 +128,10 @@ impl Bench {
     pub fn push_with<B: AsRef<[u8]>>(&mut self, port: &str, frames: &[B], prepare: impl Fn(&mut Frame)) -> Vec<End> {
         let index = self.port(port);
         for bytes in frames {
-            assert!(self.worker.io().push(index, bytes.as_ref(), &prepare), "the bench takes 4096 frames of 9700 bytes");
+            assert!(
+                self.worker.io().push(index, bytes.as_ref(), &prepare),
+                "the bench takes 4096 frames of 9700 bytes"
+            );
         }
         while self.worker.io().waiting() > 0 {
             self.worker.turn(self.now);

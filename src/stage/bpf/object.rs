@@ -26,9 +26,13 @@ impl Code {
         let elf = ElfFile64::<LittleEndian>::parse(file)
             .ok()
             .filter(|elf| elf.architecture() == Architecture::Bpf)
-            .ok_or_else(|| vec!["is not a little-endian eBPF object; compile it with clang -target bpfel".to_owned()])?;
+            .ok_or_else(|| {
+                vec!["is not a little-endian eBPF object; compile it with clang -target bpfel".to_owned()]
+            })?;
         let Some(section) = elf.section_by_name(SECTION) else {
-            return Err(vec![format!("has no section {SECTION:?}; mark the function __attribute__((section(\"{SECTION}\")))")]);
+            return Err(vec![format!(
+                "has no section {SECTION:?}; mark the function __attribute__((section(\"{SECTION}\")))"
+            )]);
         };
         let broken = |error: object::Error| vec![format!("has a broken section {SECTION:?}: {error}")];
         let (words, rest) = section.data().map_err(broken)?.as_chunks::<{ Instruction::SIZE }>();
@@ -42,12 +46,15 @@ impl Code {
             .filter(|(_, name)| !name.is_empty() && !name.starts_with("LBB"))
             .collect();
         functions.sort();
-        let code = Code { instructions: words.iter().map(|word| Instruction::from_le_bytes(*word)).collect(), functions };
+        let code =
+            Code { instructions: words.iter().map(|word| Instruction::from_le_bytes(*word)).collect(), functions };
 
         let mut mistakes = Vec::new();
         if let [_, second, ..] = &code.functions[..] {
             let name = &second.1;
-            mistakes.push(format!("section {SECTION:?} holds a second function, {name}; inline it (static __always_inline)"));
+            mistakes.push(format!(
+                "section {SECTION:?} holds a second function, {name}; inline it (static __always_inline)"
+            ));
         }
         for (offset, relocation) in section.relocations() {
             let at = offset as usize / Instruction::SIZE;
@@ -59,9 +66,15 @@ impl Code {
             let home = home.and_then(|home| home.name().ok().map(str::to_owned)).unwrap_or_default();
             let name = symbol.and_then(|symbol| symbol.name().ok().map(str::to_owned)).unwrap_or_default();
             let what = match code.instructions.get(at) {
-                Some(call) if call.code == CALL => format!("calls the function {name}; inline it (static __always_inline)"),
-                _ if home == ".maps" || home == "maps" => format!("uses the map {name}; flowgate's programs have no maps"),
-                _ => format!("uses the global variable {name} in {home:?}; flowgate's programs have no data of their own"),
+                Some(call) if call.code == CALL => {
+                    format!("calls the function {name}; inline it (static __always_inline)")
+                }
+                _ if home == ".maps" || home == "maps" => {
+                    format!("uses the map {name}; flowgate's programs have no maps")
+                }
+                _ => format!(
+                    "uses the global variable {name} in {home:?}; flowgate's programs have no data of their own"
+                ),
             };
             mistakes.push(code.at(at, &what));
         }

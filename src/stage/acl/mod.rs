@@ -1,0 +1,506 @@
+//! `acl`: the rules of a firewall.
+//!
+//! Rules stand in the file in the order in which they are asked; the first that matches a packet allows or denies it, and
+//! the default decides of what none matches. A `count` rule counts what it matches and decides nothing: a packet counts for
+//! every such rule that stands before the one that decides it.
+//!
+//! `compile` makes programs of the rules: for each pair of ports that differ in which rules concern them, each family, and
+//! packets with and without a transport header, the conditions that remain. `matcher` finds the first that is true: few by
+//! comparing the batch with each, many through rte_acl with a key of only the fields they use. `classes` turns long lists of
+//! addresses into one field. `linear` is the plain reading of the rules, which tests hold all of this against.
+//!
+//! A later fragment shows no ports and no ICMP type: a rule that asks for either never matches it, whatever its bytes look
+//! like; a rule that names a protocol only does. `count` rules are compared in turn, which costs about half a nanosecond
+//! per packet and condition (per flow with `conntrack`).
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use serde::de::{self, Deserializer, Visitor};
+
+use crate::config::names::{Addresses as Named, Detail, Names};
+use crate::config::source::{At, Mistakes};
+use crate::dpdk::eal::Eal;
+use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT, NO_RULE, bits};
+use crate::stats::Reason;
+
+use super::{Action, Cx, Depth, FlowCommit, FlowPlan, Plan, PlanCx, Stage, Verdict, rule_counter};
+
+mod classes;
+mod compile;
+#[cfg(test)]
+mod linear;
+mod matcher;
+
+use compile::{Addresses, Compiled, Limits, Ports, ProgramId, Rule};
+use matcher::UNTAGGED;
+
+crate::lines! {
+    /// Why the acl drops.
+    pub enum Drops {
+        /// A rule denies the packet.
+        Denied = "denied",
+        /// No rule matches the packet, and the default is to deny.
+        DeniedDefault = "denied-default",
+        /// The packet is not IP, and its EtherType is not among those that may pass.
+        DeniedNonIp = "denied-non-ip",
+    }
+}
+
+/// What happens to packets that no rule matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fallback {
+    /// They pass.
+    Allow,
+    /// They are dropped.
+    Deny,
+}
+
+/// A number or a range of them, or `untagged`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Numbers {
+    /// From the first to the last.
+    Range(RangeInclusive<u16>),
+    /// A packet without a VLAN tag.
+    Untagged,
+}
+
+impl<'de> de::Deserialize<'de> for Numbers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reads;
+        impl Visitor<'_> for Reads {
+            type Value = Numbers;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(NUMBERS)
+            }
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Numbers, E> {
+                let number = u16::try_from(number).map_err(|_| E::custom(format!("{number} is out of range")))?;
+                Ok(Numbers::Range(number..=number))
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Numbers, E> {
+                if text == "untagged" {
+                    return Ok(Numbers::Untagged);
+                }
+                let (first, last) = text.split_once('-').unwrap_or((text, text));
+                match (first.trim().parse(), last.trim().parse()) {
+                    (Ok(first), Ok(last)) if first <= last => Ok(Numbers::Range(first..=last)),
+                    (Ok(first), Ok(last)) => {
+                        Err(E::custom(format!("{first} is above {last}: write \"{last}-{first}\"")))
+                    }
+                    _ => Err(E::custom(format!("found {text:?}"))),
+                }
+            }
+        }
+        deserializer.deserialize_any(Reads)
+    }
+}
+
+const NUMBERS: &str = "a number or a range such as \"100-199\"";
+
+crate::serde_key! {
+    Fallback: "\"allow\" or \"deny\"",
+    compile::Action: "\"allow\", \"deny\" or \"count\"",
+    Numbers: "a number or a range such as \"100-199\"",
+}
+
+crate::section! {
+    /// `[acl]`
+    pub struct Config {
+        /// What happens to packets that no rule matches: "allow" or "deny" (the default).
+        pub default: Fallback = Fallback::Deny,
+        /// EtherTypes, by name or as "0x88cc", of packets other than IP that may pass; with "!" in front, that may not. All others follow `default`. ["arp"] if left out.
+        pub non_ip: Option<Vec<At<String>>>,
+        /// The most memory the compiled rules may take, in MiB.
+        pub memory: u32 = 512,
+        /// The rules, in the order in which they are asked.
+        pub rule: Vec<At<RuleConfig>> = Vec::new(),
+    }
+}
+
+crate::section! {
+    /// `[[acl.rule]]`. A key that is left out matches everything.
+    pub struct RuleConfig {
+        /// Its name in counters and verdicts; `rule[N]` if left out.
+        pub name: Option<String>,
+        /// Zones and ports the packet came from.
+        pub from: Vec<At<String>> = Vec::new(),
+        /// Zones and ports it leaves by.
+        pub to: Vec<At<String>> = Vec::new(),
+        /// Source addresses: addresses, prefixes, "@set".
+        pub source: Vec<At<String>> = Vec::new(),
+        /// Destination addresses, likewise.
+        pub destination: Vec<At<String>> = Vec::new(),
+        /// Services by name, or "tcp/443", "udp/1000-2000", "icmp/echo", "proto/89".
+        pub service: Vec<At<String>> = Vec::new(),
+        /// Source ports; only with services of protocols that have ports.
+        pub source_port: Vec<At<Numbers>> = Vec::new(),
+        /// Ids of the outer VLAN tag, or "untagged".
+        pub vlan: Vec<At<Numbers>> = Vec::new(),
+        /// "allow", "deny", or "count" (counts and goes on to the next rule).
+        pub action: compile::Action,
+    }
+}
+
+/// The stage.
+pub struct Acl;
+
+impl Stage for Acl {
+    const NAME: &'static str = "acl";
+    const DOC: &'static str = "Rules by zone or port, addresses, service and VLAN: the first that matches decides, and the \
+                               default decides of what none matches.";
+    const DEPTH: Depth = Depth::L4;
+    const AFTER_EGRESS: bool = true;
+    const REASONS: &'static [crate::stats::Line] = <Drops as crate::stats::Lines>::LINES;
+    type Config = Config;
+
+    fn plan(config: &Config, cx: &mut PlanCx<'_>) -> Option<Plan> {
+        let reasons = cx.reasons::<Drops>();
+        let before = cx.mistakes.len();
+        let mut rules = Vec::new();
+        let mut hits = Vec::new();
+        let mut outcomes = vec![Outcome {
+            rule: NO_RULE,
+            deny: (config.default == Fallback::Deny).then(|| reasons.at(Drops::DeniedDefault)),
+        }];
+        for (number, rule) in config.rule.iter().enumerate() {
+            let key = format!("{}.rule[{number}]", cx.instance);
+            let name = rule.name.clone().unwrap_or_else(|| format!("rule[{number}]"));
+            let word = match rule.action {
+                compile::Action::Allow => "allow",
+                compile::Action::Deny => "deny",
+                compile::Action::Count => "count",
+            };
+            rules.extend(resolve(rule, &key, cx.names, cx.mistakes));
+            let slot = cx.rule(&name, &rule.place, word)?;
+            hits.push(cx.rules.slot(slot).expect("just declared").counters);
+            let deny = (rule.action == compile::Action::Deny).then(|| reasons.at(Drops::Denied));
+            outcomes.push(Outcome { rule: slot, deny });
+        }
+        let non_ip = non_ip(config, &cx.instance, cx.mistakes);
+        if cx.mistakes.len() > before {
+            return None;
+        }
+        let limits = Limits { few: matcher::FEW, memory: (config.memory as usize) << 20 };
+        let mut eal = || Eal::offline(EAL_MEMORY).map_err(|error| error.to_string());
+        let compiled = match compile::compile(&rules, cx.names.ports.len(), limits, &mut eal) {
+            Ok(compiled) => compiled,
+            Err(refusal) => {
+                let help = "have fewer or simpler rules, or a higher acl.memory";
+                cx.mistakes.with_help(&config.rule[refusal.rule].place, &cx.instance, refusal.message, help);
+                return None;
+            }
+        };
+        let judge = Judge {
+            compiled,
+            outcomes,
+            non_ip,
+            denied_non_ip: reasons.at(Drops::DeniedNonIp),
+            first_slot: 0,
+            hits,
+            ports: cx.names.ports.iter().map(|port| port.name.clone()).collect(),
+        };
+        let first_slot = judge.outcomes.get(1).map_or(0, |outcome| outcome.rule);
+        Some(Plan::Flow(Arc::new(Rules(Arc::new(Judge { first_slot, ..judge })))))
+    }
+}
+
+/// Memory in MB of an EAL that is started only to compile rules.
+const EAL_MEMORY: u32 = 1024;
+
+/// A rule with its names resolved; `None` after noting at least one mistake.
+fn resolve(rule: &At<RuleConfig>, key: &str, names: &Names, mistakes: &mut Mistakes) -> Option<Rule> {
+    let before = mistakes.len();
+    let from = ports(&rule.from, &format!("{key}.from"), names, mistakes);
+    let mut to = ports(&rule.to, &format!("{key}.to"), names, mistakes);
+    if rule.to.is_empty() || rule.to.iter().any(|name| name.value == "any") {
+        to.insert(NO_PORT);
+    }
+    let mut addresses = |list: &[At<String>], key: String| match list {
+        [] => Some(Addresses::any()),
+        some => names.resolve_addresses(some, &key, mistakes).map(|named| gather(&named, names)),
+    };
+    let source = addresses(&rule.source, format!("{key}.source"));
+    let destination = addresses(&rule.destination, format!("{key}.destination"));
+    let services = names.resolve_services(&rule.service, &format!("{key}.service"), mistakes);
+    let mut numbers = |list: &[At<Numbers>], key: String, last: u16, untagged: Option<u16>| {
+        let mut ranges = Vec::new();
+        for numbers in list {
+            match (&numbers.value, untagged) {
+                (Numbers::Range(range), _) if *range.end() <= last => ranges.push(range.clone()),
+                (Numbers::Range(_), _) => {
+                    mistakes.at(&numbers.place, &key, format!("expected numbers from 0 to {last}"))
+                }
+                (Numbers::Untagged, Some(number)) => ranges.push(number..=number),
+                (Numbers::Untagged, None) => mistakes.at(&numbers.place, &key, format!("expected {NUMBERS}")),
+            }
+        }
+        ranges
+    };
+    let source_ports = numbers(&rule.source_port, format!("{key}.source_port"), u16::MAX, None);
+    let vlans = numbers(&rule.vlan, format!("{key}.vlan"), 4095, Some(UNTAGGED));
+    let (source, destination, services) = (source?, destination?, services?);
+    if let Some(first) = rule.source_port.first() {
+        let portless =
+            |detail: &Detail, proto: u8| matches!(detail, Detail::Icmp(..)) || !PORT_PROTOCOLS.contains(&proto);
+        if services.is_empty() || services.iter().any(|service| portless(&service.detail, service.proto)) {
+            let help = "name services of tcp, udp, sctp, dccp or udplite only";
+            let message = "source ports need a service whose protocol has ports";
+            mistakes.with_help(&first.place, &format!("{key}.source_port"), message, help);
+        }
+    }
+    if (source.v4.is_empty() || destination.v4.is_empty()) && (source.v6.is_empty() || destination.v6.is_empty()) {
+        let message = "never matches: no address family has both a source and a destination";
+        mistakes.at(&rule.place, key, message);
+    }
+    let action = rule.action;
+    (mistakes.len() == before).then_some(Rule { from, to, source, destination, services, source_ports, vlans, action })
+}
+
+/// Protocols with ports: TCP, UDP, DCCP, SCTP, UDP-Lite.
+const PORT_PROTOCOLS: [u8; 5] = [6, 17, 33, 132, 136];
+
+/// The ports that zone and port names stand for.
+fn ports(list: &[At<String>], key: &str, names: &Names, mistakes: &mut Mistakes) -> Ports {
+    if list.is_empty() {
+        return Ports::all(names.ports.len());
+    }
+    let mut ports = Ports::default();
+    for name in list {
+        let zone = names.zone(name);
+        if name.value == "any" {
+            ports = Ports::all(names.ports.len());
+        } else if zone.is_some() {
+            let within = names.ports.iter().enumerate().filter(|(_, port)| port.zone == zone);
+            within.for_each(|(port, _)| ports.insert(port as u8));
+        } else if let Some(port) = names.port(name) {
+            ports.insert(port);
+        } else {
+            let known = names.zones.iter().chain(names.ports.iter().map(|port| &port.name)).map(String::as_str);
+            mistakes.unknown(&name.place, key, "zone or port", name, known);
+        }
+    }
+    ports
+}
+
+/// The prefixes written in a rule and those of its sets, merged.
+fn gather(named: &Named, names: &Names) -> Addresses {
+    let sets = || named.sets.iter().map(|set| &names.sets[*set]);
+    let v4: Vec<_> = named.v4.iter().chain(sets().flat_map(|set| &set.v4)).copied().collect();
+    let v6: Vec<_> = named.v6.iter().chain(sets().flat_map(|set| &set.v6)).copied().collect();
+    Addresses {
+        v4: ipnet::Ipv4Net::aggregate(&v4)
+            .iter()
+            .map(|net| (u128::from(u32::from(net.network())) << 96, net.prefix_len()))
+            .collect(),
+        v6: ipnet::Ipv6Net::aggregate(&v6).iter().map(|net| (net.network().into(), net.prefix_len())).collect(),
+    }
+}
+
+/// EtherTypes by name (IEEE 802 numbers); `llc` stands for every length field of an 802.3 frame.
+const ETHERTYPES: &[(&str, u16)] = &[
+    ("arp", 0x0806),
+    ("llc", 0),
+    ("lldp", 0x88cc),
+    ("lacp", 0x8809),
+    ("eapol", 0x888e),
+    ("macsec", 0x88e5),
+    ("mpls", 0x8847),
+    ("pppoe-discovery", 0x8863),
+    ("pppoe", 0x8864),
+    ("ptp", 0x88f7),
+];
+
+/// What may pass and what may not of the packets that are not IP.
+#[derive(Debug)]
+struct NonIp {
+    listed: Vec<(u16, bool)>,
+    others: bool,
+}
+
+impl NonIp {
+    #[inline]
+    fn allows(&self, meta: &Meta) -> bool {
+        let ethertype = meta.ethertype();
+        let ethertype = if ethertype < 0x0600 { 0 } else { ethertype };
+        self.listed.iter().find(|(listed, _)| *listed == ethertype).map_or(self.others, |(_, allow)| *allow)
+    }
+}
+
+fn non_ip(config: &Config, instance: &str, mistakes: &mut Mistakes) -> NonIp {
+    let key = format!("{instance}.non_ip");
+    let mut all = NonIp { listed: Vec::new(), others: config.default == Fallback::Allow };
+    let Some(list) = &config.non_ip else {
+        all.listed.push((0x0806, true));
+        return all;
+    };
+    for text in list {
+        let (name, allow) = text.strip_prefix('!').map_or((text.as_str(), true), |name| (name, false));
+        let number = name.strip_prefix("0x").and_then(|digits| u16::from_str_radix(digits, 16).ok());
+        let known = ETHERTYPES.iter().find(|(known, _)| *known == name).map(|(_, number)| *number);
+        match known.or(number.filter(|number| *number >= 0x0600)) {
+            Some(0x0800 | 0x86dd) => mistakes.at(&text.place, &key, "rules decide of IPv4 and IPv6"),
+            Some(number) => all.listed.push((number, allow)),
+            None => {
+                let known = ETHERTYPES.iter().map(|(known, _)| *known);
+                mistakes.unknown(&text.place, &key, "EtherType (0x0600 to 0xffff, or a name)", name, known);
+            }
+        }
+    }
+    all
+}
+
+/// What a rule, or the default, does to a packet.
+#[derive(Clone, Copy, Debug)]
+struct Outcome {
+    rule: u16,
+    deny: Option<Reason>,
+}
+
+/// The compiled rules and all that judging needs.
+#[derive(Debug)]
+struct Judge {
+    compiled: Compiled,
+    /// The default, then each rule.
+    outcomes: Vec<Outcome>,
+    non_ip: NonIp,
+    denied_non_ip: Reason,
+    /// The slot of the first rule; the others follow.
+    first_slot: u16,
+    /// Each rule's counters in the sheet.
+    hits: Vec<usize>,
+    ports: Vec<String>,
+}
+
+/// The plan.
+struct Rules(Arc<Judge>);
+
+/// Calls `with` for each program and the packets of `todo` that it decides; returns the packets that are not IP.
+#[inline]
+fn by_program(
+    compiled: &Compiled,
+    todo: Mask,
+    facts: &[Meta; BATCH],
+    actions: &[Action; BATCH],
+    mut with: impl FnMut(ProgramId, Mask),
+) -> Mask {
+    let mut programs = [ProgramId::MAX; BATCH];
+    let (mut left, mut others): (Mask, Mask) = (0, 0);
+    for i in bits(todo) {
+        match compiled.program_of(&facts[i], actions[i].out) {
+            Some(program) => {
+                programs[i] = program;
+                left |= 1 << i;
+            }
+            None => others |= 1 << i,
+        }
+    }
+    while left != 0 {
+        let program = programs[left.trailing_zeros() as usize & (BATCH - 1)];
+        let mut same = 0;
+        programs.iter().enumerate().for_each(|(i, other)| same |= Mask::from(*other == program) << i);
+        with(program, same);
+        left &= !same;
+    }
+    others
+}
+
+impl FlowPlan for Rules {
+    fn judge(&self, todo: Mask, facts: &[Meta; BATCH], actions: &mut [Action; BATCH]) -> Mask {
+        let judge = &*self.0;
+        let mut rules = [0; BATCH];
+        let non_ip = by_program(&judge.compiled, todo, facts, actions, |program, mask| {
+            let (program, classes) = judge.compiled.program(program);
+            let mut found = [0; BATCH];
+            program.decide.find(mask, facts, classes, &mut found);
+            bits(mask).zip(found).for_each(|(i, found)| rules[i] = found);
+        });
+        let mut denied = 0;
+        for i in bits(todo & !non_ip) {
+            let outcome = judge.outcomes[rules[i] as usize];
+            match outcome.deny {
+                Some(reason) => {
+                    actions[i].deny(reason, outcome.rule);
+                    denied |= 1 << i;
+                }
+                None => (actions[i].verdict, actions[i].rule) = (Verdict::Allow, outcome.rule),
+            }
+        }
+        for i in bits(non_ip) {
+            if judge.non_ip.allows(&facts[i]) {
+                (actions[i].verdict, actions[i].rule) = (Verdict::Allow, NO_RULE);
+            } else {
+                actions[i].deny(judge.denied_non_ip, NO_RULE);
+                denied |= 1 << i;
+            }
+        }
+        denied
+    }
+
+    fn start(&self, _worker: usize) -> Box<dyn FlowCommit> {
+        Box::new(Hits(self.0.clone()))
+    }
+
+    fn describe(&self) -> Vec<String> {
+        self.0.compiled.describe(&self.0.ports)
+    }
+}
+
+/// Counts, in one worker, what rules match.
+struct Hits(Arc<Judge>);
+
+impl Hits {
+    /// The place in the list of the rule that decided an action, the list's length for the default; `None` if it was
+    /// another stage that decided.
+    #[inline]
+    fn decided_by(&self, action: &Action) -> Option<usize> {
+        let rules = self.0.hits.len();
+        if action.rule != NO_RULE {
+            return action.rule.checked_sub(self.0.first_slot).map(usize::from).filter(|at| *at < rules);
+        }
+        let default = match self.0.outcomes[0].deny {
+            Some(reason) => action.verdict == Verdict::Deny && action.reason == reason,
+            None => action.verdict == Verdict::Allow,
+        };
+        default.then_some(rules)
+    }
+}
+
+impl FlowCommit for Hits {
+    fn commit(&mut self, judged: Mask, batch: &Batch, actions: &[Action; BATCH], cx: &mut Cx<'_>) {
+        let judge = &*self.0;
+        let mut decided = [0; BATCH];
+        let mut mine = 0;
+        for i in bits(judged) {
+            let Some(at) = self.decided_by(&actions[i]) else { continue };
+            decided[i] = at;
+            mine |= 1 << i;
+            if let Some(counters) = judge.hits.get(at) {
+                hit(*counters, batch.frames[i].len(), cx);
+            }
+        }
+        by_program(&judge.compiled, mine, &batch.metas, actions, |program, mask| {
+            let (program, classes) = judge.compiled.program(program);
+            if program.count.is_empty() {
+                return;
+            }
+            program.count.find(mask, &batch.metas, classes, |rule, matching| {
+                for i in bits(matching).filter(|i| decided[*i] > rule as usize) {
+                    hit(judge.hits[rule as usize], batch.frames[i].len(), cx);
+                }
+            });
+        });
+    }
+}
+
+/// Counts a frame of `bytes` bytes for a rule.
+#[inline]
+fn hit(counters: usize, bytes: usize, cx: &mut Cx<'_>) {
+    let words = cx.sheet.range(counters..counters + rule_counter::COUNT);
+    words[rule_counter::PACKETS] += 1;
+    words[rule_counter::BYTES] += bytes as u64;
+    words[rule_counter::LAST_HIT] = cx.now;
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,594 @@
+//! The acl against the plain reading of its rules, and from TOML to counters.
+
+use proptest::prelude::*;
+use toml::de::DeTable;
+
+use super::classes::{Prefix, prefix_mask};
+use super::compile::{Action as Does, compile};
+use super::*;
+use crate::config::names::{PortName, Service, Set};
+use crate::config::reader::{FromToml, Reader, Table};
+use crate::config::source::Source;
+use crate::packet::frame::Heap;
+use crate::packet::meta::flag;
+use crate::stage::Rules as Slots;
+use crate::stage::apply::Adjacencies;
+use crate::stats::{Layout, Sheet};
+
+fn eal() -> Result<&'static Eal, String> {
+    Eal::offline(EAL_MEMORY).map_err(|error| error.to_string())
+}
+
+const PORTS: usize = 3;
+
+/// Few distinct addresses, so that rules overlap and packets meet them.
+fn v4() -> impl Strategy<Value = u128> {
+    (prop::sample::select(vec![10u32, 192]), 0u32..3, 0u32..4, prop_oneof![Just(0u32), Just(1), Just(255), 0u32..256])
+        .prop_map(|(a, b, c, d)| u128::from(a << 24 | b << 16 | c << 8 | d) << 96)
+}
+
+fn v6() -> impl Strategy<Value = u128> {
+    (0u128..2, 0u128..3, 0u128..3, 0u128..3, 0u128..3)
+        .prop_map(|(a, b, c, d, e)| 0x2001 << 112 | a << 97 | b << 80 | c << 64 | d << 32 | e)
+}
+
+fn prefixes(
+    address: impl Strategy<Value = u128> + Clone + 'static,
+    shortest: u8,
+    longest: u8,
+) -> impl Strategy<Value = Vec<Prefix>> {
+    let prefix = (address, shortest..=longest).prop_map(|(bits, len)| (bits & prefix_mask(len), len)).boxed();
+    prop_oneof![
+        3 => Just(vec![(0, 0)]),
+        4 => prop::collection::vec(prefix.clone(), 1..3),
+        1 => Just(Vec::new()),
+        // Long enough to become a class.
+        2 => prop::collection::vec(prefix, 65..80),
+    ]
+}
+
+fn addresses() -> impl Strategy<Value = Addresses> {
+    (prefixes(v4().boxed(), 6, 32), prefixes(v6().boxed(), 14, 128)).prop_map(|(v4, v6)| Addresses { v4, v6 })
+}
+
+fn number() -> impl Strategy<Value = u16> {
+    prop_oneof![
+        Just(0u16),
+        Just(1),
+        Just(79),
+        Just(80),
+        Just(81),
+        Just(443),
+        Just(1024),
+        Just(65534),
+        Just(65535),
+        any::<u16>()
+    ]
+}
+
+fn range() -> impl Strategy<Value = RangeInclusive<u16>> {
+    prop_oneof![
+        number().prop_map(|n| n..=n),
+        (number(), number()).prop_map(|(a, b)| a.min(b)..=a.max(b)),
+        Just(0..=65535)
+    ]
+}
+
+const PROTOCOLS: [u8; 7] = [6, 17, 1, 58, 47, 132, 0];
+
+fn service() -> impl Strategy<Value = Service> {
+    prop_oneof![
+        prop::sample::select(PROTOCOLS.to_vec()).prop_map(|proto| Service { proto, detail: Detail::Any }),
+        (prop::sample::select(vec![6u8, 17, 132]), range())
+            .prop_map(|(proto, range)| Service { proto, detail: Detail::Ports(range) }),
+        (prop::sample::select(vec![1u8, 58]), prop::sample::select(vec![0u8, 8, 128]), prop::option::of(0u8..3))
+            .prop_map(|(proto, kind, code)| Service { proto, detail: Detail::Icmp(kind, code) }),
+    ]
+}
+
+fn some_ports() -> impl Strategy<Value = Ports> {
+    prop_oneof![
+        3 => Just(u8::MAX),
+        2 => 1u8..8,
+    ]
+    .prop_map(|mask| {
+        let mut ports = if mask == u8::MAX { Ports::all(PORTS) } else { Ports::default() };
+        (0..PORTS as u8).filter(|port| mask >> port & 1 != 0).for_each(|port| ports.insert(port));
+        if mask == u8::MAX {
+            ports.insert(NO_PORT);
+        }
+        ports
+    })
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let vlan = prop_oneof![Just(UNTAGGED..=UNTAGGED), Just(0..=4095), Just(100..=199), Just(7..=7)];
+    (
+        (some_ports(), some_ports()),
+        (addresses(), addresses()),
+        prop_oneof![1 => Just(Vec::new()), 3 => prop::collection::vec(service(), 1..3)],
+        prop_oneof![4 => Just(Vec::new()), 1 => prop::collection::vec(range(), 1..3)],
+        prop_oneof![4 => Just(Vec::new()), 1 => prop::collection::vec(vlan, 1..3)],
+        prop_oneof![3 => Just(Does::Allow), 3 => Just(Does::Deny), 1 => Just(Does::Count)],
+    )
+        .prop_map(|((from, to), (source, destination), services, source_ports, vlans, action)| {
+            let with_ports = |service: &Service| {
+                PORT_PROTOCOLS.contains(&service.proto) && !matches!(service.detail, Detail::Icmp(..))
+            };
+            let ports_can_match = !services.is_empty() && services.iter().all(with_ports);
+            let source_ports = if ports_can_match { source_ports } else { Vec::new() };
+            Rule { from, to, source, destination, services, source_ports, vlans, action }
+        })
+}
+
+/// Packets as decode makes them, and some as it never would.
+fn packet() -> impl Strategy<Value = (Meta, u8)> {
+    let flags = prop_oneof![
+        6 => Just(flag::L4 | flag::PORTS),
+        1 => Just(flag::LATER_FRAGMENT),
+        1 => Just(flag::FIRST_FRAGMENT | flag::L4 | flag::PORTS),
+        1 => Just(flag::LATER_FRAGMENT | flag::L4 | flag::PORTS),
+        1 => Just(0u16),
+        1 => any::<u16>(),
+    ];
+    (
+        prop_oneof![8 => prop::bool::ANY.prop_map(|v4| if v4 { flag::IPV4 } else { flag::IPV6 }), 1 => Just(flag::IPV4 | flag::IPV6)],
+        (flags, prop::bool::ANY),
+        ((v4(), v4()), (v6(), v6())),
+        (number(), number()),
+        prop_oneof![6 => prop::sample::select(PROTOCOLS.to_vec()), 1 => any::<u8>()],
+        (prop::sample::select(vec![0u8, 8, 128, 3]), 0u8..4),
+        prop_oneof![Just(7u16), Just(100), Just(199), Just(200), any::<u16>()],
+        (prop_oneof![8 => 0u8..PORTS as u8, 1 => any::<u8>()], prop_oneof![8 => 0u8..PORTS as u8, 1 => Just(NO_PORT)]),
+    )
+        .prop_map(|(family, (flags, tagged), ((s4, d4), (s6, d6)), (sport, dport), proto, detail, vlan, (port, out))| {
+            let v4 = family & flag::IPV4 != 0;
+            let flags = flags & !(flag::IPV4 | flag::IPV6 | flag::VLAN) | family | if tagged { flag::VLAN } else { 0 };
+            let meta = Meta {
+                src: if v4 { s4 } else { s6 }.to_be_bytes(),
+                dst: if v4 { d4 } else { d6 }.to_be_bytes(),
+                detail: [detail.0, detail.1],
+                sport,
+                dport,
+                proto,
+                vlan,
+                flags,
+                port,
+                ..Meta::UNKNOWN
+            };
+            (meta, out)
+        })
+}
+
+/// Moves a packet into what a rule asks for, or just beside it.
+fn aim(meta: &mut Meta, out: &mut u8, rule: &Rule, pick: u64) {
+    let family_v4 = meta.has(flag::IPV4);
+    let of = |addresses: &Addresses| if family_v4 { addresses.v4.clone() } else { addresses.v6.clone() };
+    for (into, list, shift) in [(&mut meta.src, of(&rule.source), 0), (&mut meta.dst, of(&rule.destination), 8)] {
+        if let Some((bits, len)) = list.get((pick >> shift) as usize % list.len().max(1)).filter(|(_, len)| *len > 0) {
+            let edge = match pick >> (shift + 4) & 7 {
+                0 => bits.wrapping_sub(1),
+                1 => (bits | !prefix_mask(*len)).wrapping_add(1),
+                2 => bits | !prefix_mask(*len),
+                _ => *bits,
+            };
+            *into = if family_v4 { edge >> 96 << 96 } else { edge }.to_be_bytes();
+        }
+    }
+    if let Some(service) = rule.services.first() {
+        meta.proto = service.proto;
+        match &service.detail {
+            Detail::Any => {}
+            Detail::Ports(range) => {
+                meta.dport = match pick >> 16 & 7 {
+                    0 => range.start().wrapping_sub(1),
+                    1 => range.end().wrapping_add(1),
+                    2 => *range.end(),
+                    _ => *range.start(),
+                }
+            }
+            Detail::Icmp(kind, code) => meta.detail = [*kind, code.unwrap_or((pick >> 20) as u8)],
+        }
+    }
+    if let Some(range) = rule.source_ports.first() {
+        meta.sport = if pick >> 24 & 3 == 0 { range.start().wrapping_sub(1) } else { *range.end() };
+    }
+    if let Some(port) = (0..PORTS as u8).find(|port| rule.from.contains(*port)) {
+        meta.port = port;
+    }
+    if let Some(port) = (0..PORTS as u8).find(|port| rule.to.contains(*port)) {
+        *out = port;
+    }
+}
+
+/// Compiles `rules` so that more than `few` conditions go into tables, and holds every packet against the plain reading.
+fn agree(rules: &[Rule], packets: &[(Meta, u8)], few: usize) -> Result<(), TestCaseError> {
+    let limits = Limits { few, memory: 256 << 20 };
+    let compiled = compile(rules, PORTS, limits, &mut eal).map_err(|refusal| TestCaseError::fail(refusal.message))?;
+    for packets in packets.chunks(BATCH) {
+        let (mut facts, mut actions) = ([const { Meta::UNKNOWN }; BATCH], [Action::OPEN; BATCH]);
+        for (i, (meta, out)) in packets.iter().enumerate() {
+            (facts[i], actions[i].out) = (meta.clone(), *out);
+        }
+        let todo = Mask::MAX >> (BATCH - packets.len());
+        let mut decided = [u32::MAX; BATCH];
+        let mut counted = vec![Vec::new(); BATCH];
+        let non_ip = by_program(&compiled, todo, &facts, &actions, |program, mask| {
+            let (program, classes) = compiled.program(program);
+            let mut found = [u32::MAX; BATCH];
+            program.decide.find(mask, &facts, classes, &mut found);
+            bits(mask).zip(found).for_each(|(i, found)| decided[i] = found);
+            program.count.find(mask, &facts, classes, |rule, matching| {
+                bits(matching).for_each(|i| counted[i].push(rule as usize));
+            });
+        });
+        prop_assert_eq!(non_ip, 0);
+        for (i, (meta, out)) in packets.iter().enumerate() {
+            let (rule, counts) = linear::judge(rules, meta, *out);
+            prop_assert_eq!(decided[i] as usize, rule.map_or(0, |rule| rule + 1), "{:?} to {}", meta, out);
+            counted[i].retain(|count| rule.is_none_or(|rule| *count < rule));
+            prop_assert_eq!(&counted[i], &counts, "{:?} to {}", meta, out);
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(160))]
+
+    #[test]
+    fn compiled_and_read_rules_agree(
+        rules in prop::collection::vec(rule(), 0..24),
+        packets in prop::collection::vec((packet(), any::<u64>()), 200..260),
+        few in prop::sample::select(vec![0usize, 0, 8, usize::MAX]),
+    ) {
+        let packets: Vec<(Meta, u8)> = packets.into_iter().map(|((mut meta, mut out), pick)| {
+            if let Some(rule) = rules.get((pick >> 32) as usize % (rules.len() + 2)) {
+                aim(&mut meta, &mut out, rule, pick);
+            }
+            (meta, out)
+        }).collect();
+        agree(&rules, &packets, few)?;
+    }
+}
+
+/// A small generator of repeatable numbers (splitmix64).
+struct Numbered(u64);
+
+impl Numbered {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn prefix(&mut self, shortest: u8, longest: u8) -> Prefix {
+        let len = shortest + (self.next() % u64::from(longest - shortest + 1)) as u8;
+        (u128::from(self.next() as u32) << 96 & prefix_mask(len), len)
+    }
+}
+
+fn many_rules(count: usize, shortest: u8) -> Vec<Rule> {
+    let mut random = Numbered(7);
+    let mut ports = Ports::all(PORTS);
+    ports.insert(NO_PORT);
+    (0..count)
+        .map(|n| {
+            let sides = [random.prefix(shortest, 32), random.prefix(shortest, 32)];
+            let [source, destination] = sides.map(|prefix| Addresses { v4: vec![prefix], v6: Vec::new() });
+            let first = random.next() as u16;
+            let ports_of = Detail::Ports(first..=first.saturating_add(random.next() as u16 % 1000));
+            let detail = if n % 2 == 0 { Detail::Any } else { ports_of };
+            let services = vec![Service { proto: if random.next() % 2 == 0 { 6 } else { 17 }, detail }];
+            let action = if n % 3 == 0 { Does::Deny } else { Does::Allow };
+            let (source_ports, vlans) = (Vec::new(), Vec::new());
+            Rule { from: ports, to: ports, source, destination, services, source_ports, vlans, action }
+        })
+        .collect()
+}
+
+fn aimed_at(rules: &[Rule], count: usize) -> Vec<(Meta, u8)> {
+    let mut random = Numbered(11);
+    (0..count)
+        .map(|_| {
+            let mut meta = Meta { flags: flag::IPV4 | flag::L4 | flag::PORTS, proto: 6, ..Meta::UNKNOWN };
+            let mut out = 1;
+            let pick = random.next();
+            (meta.sport, meta.dport) = (random.next() as u16, random.next() as u16);
+            aim(&mut meta, &mut out, &rules[(pick >> 32) as usize % rules.len()], pick);
+            (meta, out)
+        })
+        .collect()
+}
+
+#[test]
+fn thousands_of_rules_agree() {
+    for (count, shortest) in [(3000, 16), (1500, 1)] {
+        let rules = many_rules(count, shortest);
+        agree(&rules, &aimed_at(&rules, 6400), matcher::FEW).expect("both agree");
+    }
+}
+
+#[test]
+fn a_list_too_large_for_one_table_is_split_and_agrees() {
+    let rules = many_rules(1200, 1);
+    let whole = compile(&rules, PORTS, Limits { few: 8, memory: 256 << 20 }, &mut eal).expect("it fits");
+    let packets = aimed_at(&rules, 1280);
+    let bytes = whole.program(whole.program_of(&packets[0].0, 1).expect("IP")).0.decide.bytes();
+    let mut split = false;
+    for share in [2, 3, 4, 6] {
+        let limits = Limits { few: 8, memory: bytes / share };
+        let Ok(compiled) = compile(&rules, PORTS, limits, &mut eal) else { continue };
+        split |= compiled.describe(&["a".into(), "b".into()]).iter().any(|line| line.contains("tables"));
+        assert!(compiled.program(compiled.program_of(&packets[0].0, 1).expect("IP")).0.decide.bytes() <= bytes / share);
+        for (meta, out) in &packets {
+            let (program, classes) = compiled.program(compiled.program_of(meta, *out).expect("IP"));
+            let (mut facts, mut found) = ([const { Meta::UNKNOWN }; BATCH], [9; BATCH]);
+            facts[5] = meta.clone();
+            program.decide.find(1 << 5, &facts, classes, &mut found);
+            assert_eq!(found[0] as usize, linear::judge(&rules, meta, *out).0.map_or(0, |rule| rule + 1));
+        }
+    }
+    assert!(split, "some share of {bytes} bytes holds the rules in several tables");
+    let refusal = compile(&rules, PORTS, Limits { few: 8, memory: 1 << 12 }, &mut eal).expect_err("too small");
+    assert!(refusal.message.contains("do not fit"), "{}", refusal.message);
+}
+
+#[test]
+fn big_sets_do_not_multiply_rules() {
+    let mut random = Numbered(3);
+    let mut list = || Addresses { v4: (0..20_000).map(|_| random.prefix(20, 32)).collect(), v6: Vec::new() };
+    let mut rules = many_rules(40, 8);
+    for n in 0..4 {
+        (rules[n * 7].source, rules[n * 9 + 1].destination) = (list(), list());
+    }
+    let compiled = compile(&rules, PORTS, Limits { few: 8, memory: 64 << 20 }, &mut eal).expect("it fits");
+    let lines = compiled.describe(&["a".into(), "b".into()]);
+    assert!(lines.iter().any(|line| line.starts_with("IPv4 sets:")), "{lines:?}");
+    agree(&rules, &aimed_at(&rules, 2560), 8).expect("both agree");
+}
+
+/// A stage compiled from TOML, and all that surrounds it.
+struct World {
+    plan: Arc<dyn FlowPlan>,
+    commit: Box<dyn FlowCommit>,
+    layout: Layout,
+    slots: Slots,
+    sheet: Sheet,
+}
+
+fn names() -> Names {
+    let place = Source::new("t", "").place(0);
+    let port = |name: &str, zone| PortName { name: name.into(), zone, mac: None, place: place.clone() };
+    let v4 = (0..100u32).map(|n| ipnet::Ipv4Net::new((0x0a00_0000 + n * 512).into(), 24).expect("a prefix")).collect();
+    let set = |name: &str, v4, v6| Set { name: name.into(), v4, v6, place: place.clone() };
+    Names {
+        ports: vec![port("lan", Some(0)), port("wan", Some(1)), port("dmz", None)],
+        zones: vec!["inside".into(), "outside".into()],
+        sets: vec![
+            set("many", v4, Vec::new()),
+            set("six", Vec::new(), vec!["2001:db8::/32".parse().expect("a prefix")]),
+        ],
+        services: Vec::new(),
+    }
+}
+
+fn plan(text: &str) -> Result<World, Vec<String>> {
+    let source = Source::new("t.toml", text);
+    let (mut mistakes, names) = (Mistakes::default(), names());
+    let (mut layout, mut slots, mut adjacencies) = (Layout::new(), Slots::default(), Adjacencies::default());
+    let mut reader = Reader { source: &source, mistakes: &mut mistakes };
+    let mut root = Table::root(DeTable::parse(source.text()).expect("TOML"));
+    let config = root.take("acl").and_then(|item| Config::from_toml(item, &mut reader));
+    let plan = config.and_then(|config| {
+        let mut cx = PlanCx {
+            instance: "acl".into(),
+            names: &names,
+            layout: &mut layout,
+            rules: &mut slots,
+            adjacencies: &mut adjacencies,
+            mistakes: &mut mistakes,
+            workers: 1,
+            conntrack: false,
+        };
+        Acl::plan(&config, &mut cx)
+    });
+    match plan {
+        Some(Plan::Flow(plan)) if mistakes.is_empty() => {
+            let (commit, sheet) = (plan.start(0), layout.sheet());
+            Ok(World { plan, commit, layout, slots, sheet })
+        }
+        _ => Err(mistakes.into_sorted().iter().map(ToString::to_string).collect()),
+    }
+}
+
+impl World {
+    /// Judges and commits; what became of each packet: `allow` or the reason, and the rule's name.
+    fn judge(&mut self, packets: &[Meta], out: u8) -> Vec<(String, String)> {
+        let mut heap = Heap::new(BATCH, 100);
+        let mut batch = Batch::default();
+        batch.begin(packets.len());
+        let mut actions = [Action::OPEN; BATCH];
+        for (i, meta) in packets.iter().enumerate() {
+            batch.metas[i] = meta.clone();
+            batch.frames[i] = heap.frame(&[0; 60]).expect("room");
+            actions[i].out = out;
+        }
+        let denied = self.plan.judge(batch.live, &batch.metas, &mut actions);
+        self.commit.commit(batch.live, &batch, &actions, &mut Cx { now: 77, sheet: &mut self.sheet });
+        (0..packets.len())
+            .map(|i| {
+                heap.give_back(batch.frames[i].take());
+                assert_eq!(denied >> i & 1 != 0, actions[i].verdict == Verdict::Deny);
+                let rule = self.slots.slot(actions[i].rule).map_or("-", |rule| &rule.name);
+                let verdict = match actions[i].verdict {
+                    Verdict::Deny => self.layout.reason_name(actions[i].reason),
+                    other => format!("{other:?}").to_lowercase(),
+                };
+                (verdict, rule.to_owned())
+            })
+            .collect()
+    }
+
+    fn hits(&self, rule: &str) -> [u64; 3] {
+        let rule = self.slots.all().iter().find(|known| known.name == rule).expect("a rule");
+        [0, 1, 2].map(|n| self.sheet.counters[rule.counters + n])
+    }
+}
+
+fn tcp(source: &str, destination: &str, dport: u16) -> Meta {
+    let address = |text: &str| {
+        let mut bytes = [0; 16];
+        match text.parse().expect("an address") {
+            std::net::IpAddr::V4(address) => bytes[..4].copy_from_slice(&address.octets()),
+            std::net::IpAddr::V6(address) => bytes = address.octets(),
+        }
+        bytes
+    };
+    let family = if source.contains(':') { flag::IPV6 } else { flag::IPV4 };
+    Meta {
+        src: address(source),
+        dst: address(destination),
+        proto: 6,
+        sport: 40000,
+        dport,
+        flags: family | flag::L4 | flag::PORTS,
+        ..Meta::UNKNOWN
+    }
+}
+
+const FIREWALL: &str = r#"
+[acl]
+non_ip = ["arp", "0x88cc"]
+
+[[acl.rule]]
+name = "seen"
+action = "count"
+
+[[acl.rule]]
+name = "web"
+from = "inside"
+to = "outside"
+source = "@many"
+service = "tcp/443"
+action = "allow"
+
+[[acl.rule]]
+name = "dropped here"
+service = "tcp/23"
+action = "deny"
+
+[[acl.rule]]
+name = "undecided"
+service = "tcp"
+action = "count"
+
+[[acl.rule]]
+name = "six"
+destination = ["@six", "198.51.100.9"]
+vlan = [7, "100-199"]
+action = "allow"
+"#;
+
+#[test]
+fn rules_decide_in_the_order_of_the_file() {
+    let mut world = plan(FIREWALL).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let tagged = Meta { vlan: 7, ..tcp("2001:db8:1::1", "2001:db8::1", 9) };
+    let tagged = Meta { flags: tagged.flags | flag::VLAN, ..tagged };
+    let fragment = tcp("10.0.0.5", "198.51.100.9", 443);
+    let fragment = Meta { flags: flag::IPV4 | flag::LATER_FRAGMENT, ..fragment };
+    let verdicts = world.judge(
+        &[
+            tcp("10.0.0.5", "198.51.100.9", 443),
+            tcp("10.0.0.5", "198.51.100.9", 80),
+            tcp("10.0.1.5", "198.51.100.9", 443),
+            tcp("10.0.0.5", "198.51.100.9", 23),
+            tagged,
+            fragment,
+            Meta { flags: flag::ARP, ..Meta::UNKNOWN },
+            Meta { detail: [0x88, 0xcc], ..Meta::UNKNOWN },
+            Meta { detail: [0x00, 0x26], ..Meta::UNKNOWN },
+        ],
+        1,
+    );
+    let verdicts: Vec<(&str, &str)> =
+        verdicts.iter().map(|(verdict, rule)| (verdict.as_str(), rule.as_str())).collect();
+    assert_eq!(
+        verdicts,
+        [
+            ("allow", "web"),
+            ("acl.denied-default", "-"),
+            ("acl.denied-default", "-"),
+            ("acl.denied", "dropped here"),
+            ("allow", "six"),
+            ("acl.denied-default", "-"),
+            ("allow", "-"),
+            ("allow", "-"),
+            ("acl.denied-non-ip", "-"),
+        ]
+    );
+    assert_eq!(world.hits("seen"), [6, 360, 77]);
+    assert_eq!(world.hits("web"), [1, 60, 77]);
+    assert_eq!(world.hits("dropped here"), [1, 60, 77]);
+    assert_eq!(world.hits("undecided"), [4, 240, 77], "not what earlier rules decided");
+    assert_eq!(world.judge(&[tcp("10.0.0.5", "198.51.100.9", 443)], 2)[0].0, "acl.denied-default", "another way out");
+    assert!(world.plan.describe().iter().any(|line| line.contains("lan > wan")), "{:#?}", world.plan.describe());
+}
+
+#[test]
+fn what_another_stage_denied_is_not_counted() {
+    let mut world = plan(FIREWALL).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+    let mut batch = Batch::default();
+    batch.begin(1);
+    batch.metas[0] = tcp("10.0.0.5", "198.51.100.9", 443);
+    let mut actions = [Action::OPEN; BATCH];
+    actions[0].deny(Reason(0), NO_RULE);
+    world.commit.commit(1, &batch, &actions, &mut Cx { now: 1, sheet: &mut world.sheet });
+    assert_eq!(world.hits("seen"), [0; 3]);
+}
+
+#[test]
+fn every_mistake_is_told_with_its_place() {
+    let mistakes = plan(
+        r#"
+[acl]
+non_ip = ["apr", "0x800"]
+[[acl.rule]]
+from = "insde"
+source = "@mani"
+action = "allow"
+[[acl.rule]]
+source = "10.0.0.1"
+destination = "2001:db8::1"
+action = "deny"
+[[acl.rule]]
+source_port = 53
+action = "deny"
+[[acl.rule]]
+vlan = 4096
+action = "deny"
+"#,
+    )
+    .err()
+    .expect("mistakes");
+    let has = |text: &str| mistakes.iter().any(|mistake| mistake.contains(text));
+    assert!(has("t.toml:3:11: acl.non_ip") && has("did you mean \"arp\"?"), "{mistakes:#?}");
+    assert!(has("rules decide of IPv4 and IPv6"), "{mistakes:#?}");
+    assert!(has("t.toml:5:8: acl.rule[0].from") && has("did you mean \"inside\"?"), "{mistakes:#?}");
+    assert!(has("acl.rule[0].source") && has("did you mean \"many\"?"), "{mistakes:#?}");
+    assert!(has("acl.rule[1]: never matches"), "{mistakes:#?}");
+    assert!(has("acl.rule[2].source_port: source ports need a service"), "{mistakes:#?}");
+    assert!(has("acl.rule[3].vlan: expected numbers from 0 to 4095"), "{mistakes:#?}");
+    assert_eq!(mistakes.len(), 7, "{mistakes:#?}");
+}
+
+#[test]
+fn keys_of_the_wrong_kind_are_told() {
+    let mistakes = plan("[acl]\ndefault = 'dney'\n[[acl.rule]]\nvlan = '9-3'\nsource_port = true\naction = 'alow'\n")
+        .err()
+        .expect("mistakes");
+    assert_eq!(mistakes.len(), 4, "{mistakes:#?}");
+    assert!(mistakes[1].contains("write \"3-9\""), "{mistakes:#?}");
+}
