@@ -180,7 +180,9 @@ fn two_workers_keep_the_laws() {
     assert_eq!(total.of(Account::Received), 3 * frames.len() as u64);
     assert_eq!(total.of(Account::HandedOut), total.of(Account::HandedIn));
     assert!(total.of(Account::HandedOut) > 0 && total.of(Account::Sent) > 0);
-    for reason in ["acl.denied-default", "guard.blocked-source", "bpf.denied", "police.over-limit", "decode.short-frame"] {
+    for reason in
+        ["acl.denied-default", "guard.blocked-source", "bpf.denied", "police.over-limit", "decode.short-frame"]
+    {
         let at = blueprint.layout.reason(reason).unwrap_or_else(|| panic!("there is a reason {reason}"));
         assert!(total.reasons[usize::from(at.0)] > 0, "{reason} was met");
     }

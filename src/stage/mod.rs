@@ -19,8 +19,14 @@ use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT, NO_RULE};
 use crate::stats::{Layout, Line, Lines, Reason, ReasonBase, Sheet, Unit};
 
 pub mod apply;
+pub mod classes;
 pub mod cross;
+pub mod guard;
+pub mod ingress;
 pub mod pipeline;
+pub mod prefix_set;
+pub mod source;
+pub mod talkers;
 
 /// What a worker lends a stage for the duration of a call.
 pub struct Cx<'a> {
@@ -298,4 +304,4 @@ pub const fn kind<S: Stage>() -> Kind {
 }
 
 /// Every kind of stage.
-pub static REGISTRY: &[Kind] = &[kind::<cross::Cross>()];
+pub static REGISTRY: &[Kind] = &[kind::<cross::Cross>(), kind::<guard::Guard>(), kind::<talkers::Talkers>()];
