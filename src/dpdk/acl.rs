@@ -132,7 +132,8 @@ impl Table {
         // SAFETY: the EAL has started (`_eal`); the parameters outlive the call.
         let context = unsafe { sys::rte_acl_create(&parameters) };
         let Some(context) = NonNull::new(context) else { return Err(BuildError::TooLarge) };
-        let key_len = fields.iter().map(|field| field.offset as usize + usize::from(field.size)).max().unwrap_or(0).max(4);
+        let key_len =
+            fields.iter().map(|field| field.offset as usize + usize::from(field.size)).max().unwrap_or(0).max(4);
         let mut table = Table { context, key_len, rules, bytes: 0, algorithm: "scalar" };
 
         let image = image(fields.len(), values);
@@ -149,7 +150,8 @@ impl Table {
                 Compare::Prefix => sys::RTE_ACL_FIELD_TYPE_MASK as u8,
                 Compare::Range => sys::RTE_ACL_FIELD_TYPE_RANGE as u8,
             };
-            (def.size, def.input_index, def.offset, def.field_index) = (field.size, field.group, field.offset, at as u8);
+            (def.size, def.input_index, def.offset, def.field_index) =
+                (field.size, field.group, field.offset, at as u8);
         }
         // SAFETY: the context is this table's alone, and the config is complete.
         check(unsafe { sys::rte_acl_build(context.as_ptr(), &config) })?;
@@ -288,10 +290,12 @@ mod tests {
         let eal = Eal::offline(128).expect("an EAL");
         let values: Vec<Value> = (0..2000u32)
             .flat_map(|n| {
-                [Value { a: 6, b: 8 }, Value { a: n.wrapping_mul(0x9e3779b9), b: 32 }, Value { a: 0, b: 65535 }, Value {
-                    a: n,
-                    b: 65535,
-                }]
+                [
+                    Value { a: 6, b: 8 },
+                    Value { a: n.wrapping_mul(0x9e3779b9), b: 32 },
+                    Value { a: 0, b: 65535 },
+                    Value { a: n, b: 65535 },
+                ]
             })
             .collect();
         assert_eq!(Table::build(eal, FIELDS, &values, 4096).unwrap_err(), BuildError::TooLarge);

@@ -20,9 +20,13 @@ use crate::stats::{Layout, Line, Lines, Reason, ReasonBase, Sheet, Unit};
 
 pub mod acl;
 pub mod apply;
-pub mod bpf;
 pub mod cross;
+pub mod guard;
+pub mod ingress;
 pub mod pipeline;
+pub mod prefix_set;
+pub mod source;
+pub mod talkers;
 
 /// What a worker lends a stage for the duration of a call.
 pub struct Cx<'a> {
@@ -300,4 +304,10 @@ pub const fn kind<S: Stage>() -> Kind {
 }
 
 /// Every kind of stage.
-pub static REGISTRY: &[Kind] = &[kind::<bpf::Bpf>(), kind::<cross::Cross>(), kind::<acl::Acl>()];
+pub static REGISTRY: &[Kind] = &[
+    kind::<guard::Guard>(),
+    kind::<bpf::Bpf>(),
+    kind::<talkers::Talkers>(),
+    kind::<cross::Cross>(),
+    kind::<acl::Acl>(),
+];
