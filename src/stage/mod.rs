@@ -20,6 +20,8 @@ use crate::stats::{Layout, Line, Lines, Reason, ReasonBase, Sheet, Unit};
 
 pub mod acl;
 pub mod apply;
+pub mod bpf;
+pub mod classes;
 pub mod cross;
 pub mod guard;
 pub mod ingress;

@@ -9,8 +9,8 @@ use crate::dpdk::eal::Eal;
 use crate::packet::meta::flag;
 use crate::packet::{Meta, NO_PORT};
 
-use super::classes::{Classes, Prefix};
 use super::matcher::{ALL, Counter, Entry, Family, Matcher, Side, Span, transport};
+use crate::stage::classes::{Classes, Prefix};
 
 /// What a rule does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]

@@ -7,8 +7,8 @@ use crate::config::names::Detail;
 use crate::packet::Meta;
 use crate::packet::meta::flag;
 
-use super::classes::Prefix;
 use super::compile::{Action, Rule};
+use crate::stage::classes::Prefix;
 
 /// The rule that decides a packet leaving by `out`, and the rules that count it.
 pub fn judge(rules: &[Rule], meta: &Meta, out: u8) -> (Option<usize>, Vec<usize>) {

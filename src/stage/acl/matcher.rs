@@ -6,7 +6,7 @@ use crate::dpdk::eal::Eal;
 use crate::packet::meta::flag;
 use crate::packet::{BATCH, Mask, Meta, bits};
 
-use super::classes::{Classes, Prefix, prefix_mask};
+use crate::stage::classes::{Classes, Prefix, prefix_mask};
 
 /// IANA protocol numbers whose `Meta::detail` is a type and a code.
 const ICMP: u8 = 1;

@@ -26,7 +26,6 @@ use crate::stats::Reason;
 
 use super::{Action, Cx, Depth, FlowCommit, FlowPlan, Plan, PlanCx, Stage, Verdict, rule_counter};
 
-mod classes;
 mod compile;
 #[cfg(test)]
 mod linear;

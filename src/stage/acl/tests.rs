@@ -3,7 +3,6 @@
 use proptest::prelude::*;
 use toml::de::DeTable;
 
-use super::classes::{Prefix, prefix_mask};
 use super::compile::{Action as Does, compile};
 use super::*;
 use crate::config::names::{PortName, Service, Set};
@@ -13,6 +12,7 @@ use crate::packet::frame::Heap;
 use crate::packet::meta::flag;
 use crate::stage::Rules as Slots;
 use crate::stage::apply::Adjacencies;
+use crate::stage::classes::{Prefix, prefix_mask};
 use crate::stats::{Layout, Sheet};
 
 fn eal() -> Result<&'static Eal, String> {
