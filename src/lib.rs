@@ -8,4 +8,5 @@ pub mod io;
 pub mod packet;
 pub mod stage;
 pub mod stats;
+pub mod testkit;
 pub mod wire;
