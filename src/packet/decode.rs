@@ -109,7 +109,7 @@ impl From<Malformed> for Reason {
 }
 
 /// IPv6 extension headers walked over in one packet, and their bytes.
-const MAX_EXTENSIONS: usize = 8;
+pub(super) const MAX_EXTENSIONS: usize = 8;
 const MAX_EXTENSION_BYTES: usize = 512;
 
 /// Fills the facts of all live packets, as deep as asked, and drops what is malformed that far. Every fact is written, so

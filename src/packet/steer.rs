@@ -17,6 +17,7 @@ use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::ipv6::{self, Extension, Fragment, Ipv6};
 use crate::wire::protocol;
 
+use super::decode::MAX_EXTENSIONS;
 use super::frame::Frame;
 use super::meta::{Meta, flag};
 
@@ -80,7 +81,8 @@ fn fold(a: u64, b: u64) -> u64 {
 #[inline(always)]
 fn end_v4(address: &[u8; 16], port: u16, Key(key): Key) -> u64 {
     let [a, b, c, d, ..] = *address;
-    fold(u64::from(u32::from_le_bytes([a, b, c, d])) << 16 | u64::from(port) ^ key[0], key[1])
+    let end = u64::from(u32::from_le_bytes([a, b, c, d])) << 16 | u64::from(port);
+    fold(end ^ key[0], key[1])
 }
 
 #[inline(always)]
@@ -184,11 +186,13 @@ struct Chain<'a> {
     fragment: Option<Fragment<'a>>,
 }
 
-/// Walks a chain that may be cut off, as in a quote, and ends at a later fragment. Every header takes eight bytes at least, so
-/// the packet's length bounds the walk.
+/// Walks a chain that may be cut off or endless, as in a quote, and stops at a later fragment.
 fn extensions<'a>(ip: Ipv6<'_>, packet: &'a [u8]) -> Chain<'a> {
     let mut chain = Chain { proto: ip.next(), at: Ipv6::LEN, fragment: None };
-    while ipv6::is_extension(chain.proto) {
+    for _ in 0..MAX_EXTENSIONS {
+        if !ipv6::is_extension(chain.proto) {
+            break;
+        }
         let Some(rest) = packet.get(chain.at..) else { break };
         let Some(header) = Extension::parse(rest) else { break };
         chain.at += if chain.proto == protocol::FRAGMENT {
