@@ -40,6 +40,11 @@ impl Instruction {
     /// Bytes of one instruction.
     pub const SIZE: usize = 8;
 
+    /// An instruction, part by part.
+    pub const fn new(code: u8, destination: u8, source: u8, offset: i16, immediate: i32) -> Instruction {
+        Instruction { code, registers: destination | source << 4, offset, immediate }
+    }
+
     /// An instruction of a little-endian object.
     pub fn from_le_bytes(bytes: [u8; Instruction::SIZE]) -> Instruction {
         let [code, registers, o0, o1, i0, i1, i2, i3] = bytes;
@@ -56,14 +61,58 @@ impl Instruction {
     pub fn source(self) -> u8 {
         self.registers >> 4
     }
+
+    /// True if it goes on elsewhere, always or on a condition.
+    pub fn is_jump(self) -> bool {
+        self.code & 0x07 == 0x05 && !matches!(self.code, 0x85 | 0x95)
+    }
+
+    /// True if rte_bpf's compiler for x86 gets it wrong: a test of bits against a number of one byte, for which it writes one
+    /// byte where the processor reads four.
+    fn is_miscompiled(self) -> bool {
+        self.code == JUMP_IF_SET && i8::try_from(self.immediate).is_ok()
+    }
+}
+
+/// Puts what `with` returns in the place of each instruction, jumps following. For a jump, the last of what is returned
+/// carries it. Also returns, for each new instruction, the old one.
+pub fn splice(
+    instructions: &[Instruction],
+    mut with: impl FnMut(usize, Instruction) -> Vec<Instruction>,
+) -> (Vec<Instruction>, Vec<usize>) {
+    let (mut spliced, mut origin, mut starts) = (Vec::new(), Vec::new(), Vec::new());
+    for (at, &instruction) in instructions.iter().enumerate() {
+        starts.push(spliced.len());
+        spliced.extend(with(at, instruction));
+        origin.resize(spliced.len(), at);
+    }
+    starts.push(spliced.len());
+    for (at, instruction) in instructions.iter().enumerate().filter(|(_, instruction)| instruction.is_jump()) {
+        let from = starts[at + 1] - 1;
+        let to = at.checked_add_signed(1 + isize::from(instruction.offset)).and_then(|to| starts.get(to));
+        // A jump that has become too long leads outside, and the program is refused.
+        let offset = to.and_then(|to| i16::try_from(*to as isize - from as isize - 1).ok());
+        spliced[from].offset = offset.unwrap_or(i16::MAX);
+    }
+    (spliced, origin)
 }
 
 /// A loaded program. It is never written after loading.
 #[derive(Debug)]
 struct Program {
     raw: NonNull<sys::rte_bpf>,
-    jit: Option<Jit>,
-    jit_bytes: usize,
+    form: Form,
+}
+
+/// How a program runs.
+#[derive(Debug)]
+enum Form {
+    /// As machine code.
+    Machine { run: Jit, bytes: usize },
+    /// Interpreted: rte_bpf could not get executable memory.
+    Refused,
+    /// Interpreted: it has an instruction that rte_bpf compiles wrongly.
+    Distrusted,
 }
 
 // SAFETY: rte_bpf makes the program read-only memory before rte_bpf_load returns; running it only reads it.
@@ -80,24 +129,43 @@ impl Drop for Program {
 
 impl Program {
     /// Verifies and compiles; the error is what rte_bpf had to say.
-    fn load(parameters: &sys::rte_bpf_prm) -> Result<Program, String> {
-        // SAFETY: the caller's parameters refer to live instructions, which rte_bpf_load copies.
-        let (raw, words) = logged(|| unsafe { sys::rte_bpf_load(parameters) });
+    fn load(instructions: &[Instruction], argument: sys::rte_bpf_arg) -> Result<Program, String> {
+        let parameters = sys::rte_bpf_prm {
+            ins: instructions.as_ptr().cast(),
+            nb_ins: u32::try_from(instructions.len()).map_err(|_| "it is too long".to_owned())?,
+            prog_arg: argument,
+            ..sys::rte_bpf_prm::default()
+        };
+        // SAFETY: the parameters refer to nb_ins live instructions, which rte_bpf_load copies.
+        let (raw, words) = logged(|| unsafe { sys::rte_bpf_load(&parameters) });
         let Some(raw) = NonNull::new(raw) else {
             return Err(if words.is_empty() { "rte_bpf refused it without a word".into() } else { words });
         };
         let mut jit = sys::rte_bpf_jit::default();
         // SAFETY: `raw` is a loaded program, `jit` is written by the call.
         unsafe { sys::rte_bpf_get_jit(raw.as_ptr(), &mut jit) };
-        // Without a function (a system that refuses memory which is first written and then executed) it is interpreted.
-        Ok(Program { raw, jit: jit.func, jit_bytes: if jit.func.is_some() { jit.sz } else { 0 } })
+        let form = if instructions.iter().any(|instruction| instruction.is_miscompiled()) {
+            Form::Distrusted
+        } else {
+            jit.func.map_or(Form::Refused, |run| Form::Machine { run, bytes: jit.sz })
+        };
+        Ok(Program { raw, form })
+    }
+
+    /// Its machine code, if it has any.
+    fn jit(&self) -> Option<Jit> {
+        match self.form {
+            Form::Machine { run, .. } => Some(run),
+            Form::Refused | Form::Distrusted => None,
+        }
     }
 
     /// How it runs, for people.
     fn form(&self) -> String {
-        match self.jit {
-            Some(_) => format!("{} bytes of machine code", self.jit_bytes),
-            None => "interpreted: the system refuses memory that is first written and then executed".into(),
+        match self.form {
+            Form::Machine { bytes, .. } => format!("{bytes} bytes of machine code"),
+            Form::Refused => "interpreted: the system refuses memory that is first written and then executed".into(),
+            Form::Distrusted => "interpreted: DPDK compiles one of its instructions wrongly".into(),
         }
     }
 }
@@ -122,11 +190,20 @@ impl Filter {
             let why = std::io::Error::from_raw_os_error(errno());
             return Err(if words.is_empty() { format!("rte_bpf cannot convert it: {why}") } else { words });
         };
-        // SAFETY: rte_bpf_convert returned one initialised rte_bpf_prm, which lives until rte_free below.
-        let (program, instructions) = unsafe { (Program::load(parameters.as_ref()), parameters.as_ref().nb_ins) };
-        // SAFETY: the block is rte_bpf_convert's, from rte_zmalloc; the program holds a copy.
+        // SAFETY: rte_bpf_convert returned one initialised rte_bpf_prm, which refers to nb_ins instructions in the same
+        // block; it lives until rte_free below.
+        let (instructions, argument) = unsafe {
+            let parameters = parameters.as_ref();
+            (
+                std::slice::from_raw_parts(parameters.ins.cast(), parameters.nb_ins as usize).to_vec(),
+                parameters.prog_arg,
+            )
+        };
+        // SAFETY: the block is rte_bpf_convert's, from rte_zmalloc, and nothing refers to it any more.
         unsafe { sys::rte_free(parameters.as_ptr().cast()) };
-        Ok(Filter { program: program?, classic: classic.get_instructions().len(), instructions: instructions as usize })
+        let instructions = mend(&instructions);
+        let program = Program::load(&instructions, argument)?;
+        Ok(Filter { program, classic: classic.get_instructions().len(), instructions: instructions.len() })
     }
 
     /// Those frames of `mask` that it matches.
@@ -136,13 +213,59 @@ impl Filter {
         // SAFETY: Frame has fg_frame's layout, a mask names no frame beyond BATCH, and the program was verified for an mbuf
         // argument: it reads the bytes the call's own mbuf header describes, which are the frame's, and writes nothing but
         // that header and its stack.
-        unsafe { sys::fg_bpf_exec_burst(self.program.jit, bpf, frames.as_ptr().cast(), mask) }
+        unsafe { sys::fg_bpf_exec_burst(self.program.jit(), bpf, frames.as_ptr().cast(), mask) }
     }
 
     /// How it runs, for people.
     pub fn form(&self) -> String {
         self.program.form()
     }
+}
+
+const JUMP_IF_SET: u8 = 0x45;
+const JUMP_IF_SET_REGISTER: u8 = 0x4d;
+const JUMP_IF_GREATER: u8 = 0x25;
+const MOVE_32: u8 = 0xb4;
+const EXIT: u8 = 0x95;
+/// The register that holds a converted filter's X, and one that it does not use.
+const X: u8 = 7;
+const SPARE: u8 = 9;
+
+/// Sets right what rte_bpf_convert and what runs its result get wrong (seen in 22.11, still there in 2026):
+/// - loads of a byte or a word at `[x + k]` are converted to loads at `[a + k]`;
+/// - a load that begins less than four bytes below 2^32 wraps around and reads outside the packet: libpcap's filters end with
+///   "no match" at every load outside it, and no frame is longer than 65,535 bytes;
+/// - [`Instruction::is_miscompiled`].
+fn mend(converted: &[Instruction]) -> Vec<Instruction> {
+    const LONGEST: i32 = u16::MAX as i32;
+    /// Jumps here are pointed at the end below.
+    const NO_MATCH: i16 = i16::MIN;
+    let (mut mended, _) = splice(converted, |_, instruction| match instruction.code {
+        0x20 | 0x28 | 0x30 | 0x40 | 0x48 | 0x50 if !(0..=LONGEST).contains(&instruction.immediate) => {
+            // On a condition that is always true, so that what follows stays reachable for the verifier.
+            vec![Instruction::new(MOVE_32, SPARE, 0, 0, 1), Instruction::new(JUMP_IF_GREATER, SPARE, 0, NO_MATCH, 0)]
+        }
+        0x40 | 0x48 | 0x50 => vec![
+            Instruction::new(JUMP_IF_GREATER, X, 0, NO_MATCH, LONGEST),
+            Instruction::new(instruction.code, instruction.destination(), X, 0, instruction.immediate),
+        ],
+        _ if instruction.is_miscompiled() => vec![
+            Instruction::new(MOVE_32, SPARE, 0, 0, instruction.immediate),
+            Instruction::new(JUMP_IF_SET_REGISTER, instruction.destination(), SPARE, 0, 0),
+        ],
+        _ => vec![instruction],
+    });
+    let end = mended.len();
+    let mut used = false;
+    for (at, instruction) in mended.iter_mut().enumerate().filter(|(_, i)| i.is_jump() && i.offset == NO_MATCH) {
+        // Too far for a jump: leads outside, and the filter is refused.
+        instruction.offset = i16::try_from(end - at - 1).unwrap_or(i16::MAX);
+        used = true;
+    }
+    if used {
+        mended.extend([Instruction::new(MOVE_32, 0, 0, 0, 0), Instruction::new(EXIT, 0, 0, 0, 0)]);
+    }
+    mended
 }
 
 /// A user's eBPF program: first argument the frame's bytes, second their number, non-zero to pass.
@@ -159,9 +282,9 @@ const HEAD: usize = 8;
 /// rte_bpf hands over one argument: a pointer to the length, with the bytes behind it. These make two of it.
 const PROLOGUE: [Instruction; 2] = [
     // r2 = *(u16 *)(r1 + 0)
-    Instruction { code: 0x69, registers: 0x12, offset: 0, immediate: 0 },
+    Instruction::new(0x69, 2, 1, 0, 0),
     // r1 += HEAD
-    Instruction { code: 0x07, registers: 0x01, offset: 0, immediate: HEAD as i32 },
+    Instruction::new(0x07, 1, 0, 0, HEAD as i32),
 ];
 
 impl Object {
@@ -175,14 +298,8 @@ impl Object {
     pub fn new(instructions: &[Instruction]) -> Result<Object, String> {
         let all = [&PROLOGUE, instructions].concat();
         let load = |reach: usize| {
-            let argument =
-                sys::rte_bpf_arg { type_: sys::RTE_BPF_ARG_PTR, size: HEAD + reach, ..sys::rte_bpf_arg::default() };
-            Program::load(&sys::rte_bpf_prm {
-                ins: all.as_ptr().cast(),
-                nb_ins: all.len() as u32,
-                prog_arg: argument,
-                ..sys::rte_bpf_prm::default()
-            })
+            let argument = sys::rte_bpf_arg { type_: sys::RTE_BPF_ARG_PTR, size: HEAD + reach, ..Default::default() };
+            Program::load(&all, argument)
         };
         let (mut program, mut reach) = (load(Object::REACH)?, Object::REACH);
         // What the verifier accepts for a size it accepts for any larger one, so the least accepted size is what the program
@@ -240,7 +357,7 @@ impl Runner {
             let program = &self.object.program;
             // SAFETY: the program was verified for HEAD + reach bytes at its argument, which `words` holds.
             let verdict = unsafe {
-                match program.jit {
+                match program.jit() {
                     Some(jit) => jit(argument),
                     None => sys::rte_bpf_exec(program.raw.as_ptr(), argument),
                 }
@@ -327,4 +444,173 @@ fn logged<T>(call: impl FnOnce() -> T) -> (T, String) {
         .filter(|line| !line.is_empty())
         .collect();
     (result, words.join("; "))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::Once;
+
+    use pcap::{Capture, Linktype};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet::frame::Heap;
+
+    /// Starts the EAL that converting a filter needs.
+    pub(crate) fn eal() {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            let arguments =
+                [c"test", c"--no-huge", c"--no-shconf", c"--no-pci", c"-m", c"32", c"--log-level=lib.eal:4"];
+            let mut pointers = arguments.map(|argument| argument.as_ptr().cast_mut());
+            // SAFETY: the arguments are strings that live for ever; EAL only permutes the pointers.
+            let parsed = unsafe { sys::rte_eal_init(pointers.len() as i32, pointers.as_mut_ptr()) };
+            assert!(parsed >= 0, "EAL does not start: {}", errno());
+        });
+    }
+
+    fn classic(expression: &str) -> BpfProgram {
+        Capture::dead(Linktype::ETHERNET).and_then(|dead| dead.compile(expression, true)).expect("an expression")
+    }
+
+    fn matches(filter: &Filter, packets: &[Vec<u8>]) -> Mask {
+        let mut heap = Heap::new(BATCH, 2000);
+        let mut frames = [const { Frame::EMPTY }; BATCH];
+        for (slot, packet) in frames.iter_mut().zip(packets) {
+            *slot = heap.frame(packet).expect("room");
+        }
+        let mask = if packets.len() == BATCH { Mask::MAX } else { (1 << packets.len()) - 1 };
+        let result = filter.matches(&frames, mask);
+        frames[..packets.len()].iter_mut().for_each(|frame| heap.give_back(frame.take()));
+        result
+    }
+
+    const EXPRESSIONS: &[&str] = &[
+        "tcp port 80",
+        "udp port 1900 or udp port 5353",
+        "ip6 and not icmp6",
+        "host 10.0.0.1 or host 2001:db8::1",
+        "less 60",
+        "greater 200",
+        "ip[0] & 0xf > 5",
+        "tcp[tcpflags] & (tcp-syn|tcp-fin) != 0",
+        "vlan and ip",
+        "ether broadcast",
+        "ip[2:2] > 576 and ip[6:2] & 0x1fff = 0",
+        "udp[8:4] = 0x01020304",
+        "ether[len - 1] = 0",
+        "ip proto 47 or arp",
+        "tcp portrange 1000-2000",
+        "ip[8] * 3 / 2 - 7 > 90",
+        "ether[14] << (ether[15] & 7) > 300",
+        "tcp[13] & 2 != 0 and tcp[4:4] & 1 = 0",
+        "ether[ether[14:4]] = 0 or ether[ether[14:4]:4] & 8 != 0",
+        "ether[ether[16:1]:2] > 100 and udp[1] & 64 = 64",
+        "ether[4294967295] = 0 or ether[0] = 2",
+        "ether[ether[14] + 4294967295] & 127 != 0",
+    ];
+
+    /// Bytes that look like packets often enough to get past an expression's first tests.
+    fn packet() -> impl Strategy<Value = Vec<u8>> {
+        let ether = prop_oneof![
+            4 => Just(vec![0x08, 0x00]),
+            2 => Just(vec![0x86, 0xdd]),
+            1 => Just(vec![0x08, 0x06]),
+            2 => Just(vec![0x81, 0x00, 0, 5, 0x08, 0x00]),
+            1 => proptest::collection::vec(any::<u8>(), 2),
+        ];
+        let l3 = (0x44u8..0x48, prop_oneof![Just(1u8), Just(6), Just(17), Just(47), any::<u8>()], any::<bool>());
+        let port = prop_oneof![Just(80u16), Just(1900), Just(5353), Just(1500), any::<u16>()];
+        let rest = proptest::collection::vec(any::<u8>(), 0..300);
+        (any::<bool>(), ether, l3, port.clone(), port, rest, 0usize..400).prop_map(
+            |(broadcast, ether, (first, proto, fragment), sport, dport, rest, cut)| {
+                let mut bytes = vec![if broadcast { 0xff } else { 2 }; 12];
+                bytes.extend(&ether);
+                let ip = bytes.len();
+                bytes.extend([first, 0, 2, 0x41, 0, 0, u8::from(fragment) << 5, 0, 64, proto, 0, 0]);
+                bytes.extend([10, 0, 0, 1, 10, 0, 0, 2]);
+                if ether == [0x86, 0xdd] {
+                    bytes[ip] = 0x60;
+                    bytes[ip + 6] = proto;
+                    bytes.resize(ip + 40, 0);
+                }
+                bytes.extend(sport.to_be_bytes());
+                bytes.extend(dport.to_be_bytes());
+                bytes.extend(rest);
+                bytes.truncate(cut);
+                bytes
+            },
+        )
+    }
+
+    proptest! {
+        /// libpcap's own interpreter is the other opinion on every filter, machine code and interpreted.
+        #[test]
+        fn agrees_with_libpcap(packets in proptest::collection::vec(packet(), 1..=BATCH), which in 0..EXPRESSIONS.len()) {
+            eal();
+            let classic = classic(EXPRESSIONS[which]);
+            let mut filter = Filter::new(&classic).expect("converted");
+            let expected = packets.iter().enumerate().fold(0, |mask, (i, p)| mask | Mask::from(classic.filter(p)) << i);
+            prop_assert_eq!(matches(&filter, &packets), expected, "{}", EXPRESSIONS[which]);
+            filter.program.form = Form::Refused;
+            prop_assert_eq!(matches(&filter, &packets), expected, "{} interpreted", EXPRESSIONS[which]);
+        }
+    }
+
+    #[test]
+    fn a_filter_sees_only_the_mask() {
+        eal();
+        let filter = Filter::new(&classic("greater 0")).expect("converted");
+        assert!(filter.classic > 0 && filter.instructions > 0 && filter.form().contains("machine code"));
+        let frames = [const { Frame::EMPTY }; BATCH];
+        assert_eq!(filter.matches(&frames, 0), 0);
+        assert_eq!(filter.matches(&frames, 1 << 63 | 1), 1 << 63 | 1);
+    }
+
+    /// r0 = *(u8 *)(r1 + at); exit
+    fn byte_at(at: i16) -> [Instruction; 2] {
+        [Instruction::new(0x71, 0, 1, at, 0), Instruction::new(EXIT, 0, 0, 0, 0)]
+    }
+
+    #[test]
+    fn reach_is_what_the_program_can_see() {
+        for at in [0, 1, 53, 1499, Object::REACH as i16 - 1] {
+            let object = Object::new(&byte_at(at)).expect("verified");
+            assert_eq!((object.reach, object.writes), (at as usize + 1, false));
+        }
+        let nothing = Instruction::new(0xbf, 0, 2, 0, 0);
+        assert_eq!(Object::new(&[nothing, byte_at(0)[1]]).expect("verified").reach, 0, "r0 = r2");
+        let words = Object::new(&byte_at(Object::REACH as i16)).expect_err("beyond");
+        assert!(words.contains("memory boundary violation at pc: 2"), "{words}");
+    }
+
+    #[test]
+    fn what_is_compiled_wrongly_is_interpreted() {
+        // if (r2 & 1) goto exit
+        let test = [Instruction::new(0xbf, 0, 2, 0, 0), Instruction::new(JUMP_IF_SET, 2, 0, 0, 1), byte_at(0)[1]];
+        let object = Object::new(&test).expect("verified");
+        assert!(matches!(object.program.form, Form::Distrusted), "{}", object.form());
+    }
+
+    #[test]
+    fn interpreted_objects_decide_alike() {
+        let mut object = Object::new(&byte_at(5)).expect("verified");
+        for interpreted in [false, true] {
+            if interpreted {
+                object.program.form = Form::Refused;
+                assert!(object.form().starts_with("interpreted"));
+            }
+            let mut heap = Heap::new(3, 64);
+            let mut frames = [const { Frame::EMPTY }; BATCH];
+            for (slot, bytes) in frames.iter_mut().zip([&[9u8; 6][..], &[9; 5], &[0; 6]]) {
+                *slot = heap.frame(bytes).expect("room");
+            }
+            let shared = Arc::new(object);
+            let mut runner = Runner::new(shared.clone());
+            assert_eq!(runner.passes(&frames, 0b111), 0b001, "behind a frame's end is zero, whatever came before");
+            drop(runner);
+            object = Arc::into_inner(shared).expect("the last");
+            frames[..3].iter_mut().for_each(|frame| heap.give_back(frame.take()));
+        }
+    }
 }

@@ -124,10 +124,11 @@ fn load(path: &At<String>, key: &str, cx: &mut PlanCx<'_>) -> Option<Program> {
             return None;
         }
     };
-    match Object::new(&code.instructions) {
-        Ok(object) => Some(Program::Object { object: Arc::new(object), instructions: code.instructions.len() }),
+    let (linked, origin) = code.linked();
+    match Object::new(&linked) {
+        Ok(object) => Some(Program::Object { object: Arc::new(object), instructions: code.len() }),
         Err(words) => {
-            let words = format!("DPDK's verifier refuses the program: {}", code.place(&words, Object::LEAD));
+            let words = format!("DPDK's verifier refuses the program: {}", code.place(&words, Object::LEAD, &origin));
             let help = format!("every read must provably stay within {} bytes, and nothing may loop", Object::REACH);
             refuse(&path.place, &words, Some(&help));
             None
@@ -168,7 +169,7 @@ impl PacketPlan for Judge {
             Program::Object { object, instructions } => {
                 let writes = if object.writes() { " (may write to its copy)" } else { "" };
                 let (reach, form) = (object.reach(), object.form());
-                format!("{instructions} instructions, {form}, reads the first {reach} bytes{writes}")
+                format!("{instructions} eBPF instructions, {form}, reads the first {reach} bytes{writes}")
             }
         };
         vec![format!("{}: {what}", self.text)]
@@ -199,5 +200,200 @@ impl PacketStage for Judging {
         cx.sheet.counters[self.counters + Counters::Passed.index()] += u64::from(passed.count_ones());
         cx.sheet.counters[self.counters + Counters::Matched.index()] += u64::from(matched.count_ones());
         batch.drop_all(!passed, self.denied);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::process::Command;
+
+    use toml::de::DeTable;
+
+    use super::*;
+    use crate::config::names::Names;
+    use crate::config::reader::{FromToml, Reader, Table};
+    use crate::config::source::{Mistakes, Source};
+    use crate::packet::BATCH;
+    use crate::packet::frame::Heap;
+    use crate::stage::Rules;
+    use crate::stage::apply::Adjacencies;
+    use crate::stats::Layout;
+
+    /// Plans `[bpf.t]` as a file in `folder` has it.
+    fn plan(folder: &Path, text: &str) -> Result<(Arc<dyn PacketPlan>, Layout), Vec<String>> {
+        crate::dpdk::bpf::tests::eal();
+        let source = Source::new(&folder.join("t.toml").display().to_string(), text);
+        let (mut mistakes, mut layout) = (Mistakes::default(), Layout::new());
+        let table = Table::root(DeTable::parse(text).expect("syntax")).take("bpf").expect("a bpf table");
+        let config = At::<Config>::from_toml(table, &mut Reader { source: &source, mistakes: &mut mistakes });
+        let plan = config.and_then(|config| {
+            let mut cx = PlanCx {
+                instance: "bpf:t".into(),
+                names: &Names::default(),
+                layout: &mut layout,
+                rules: &mut Rules::default(),
+                adjacencies: &mut Adjacencies::default(),
+                mistakes: &mut mistakes,
+                workers: 1,
+                conntrack: false,
+            };
+            Bpf::plan(&config, &mut cx)
+        });
+        let prefix = format!("{}/", folder.display());
+        let mistakes: Vec<String> =
+            mistakes.into_sorted().iter().map(|mistake| mistake.to_string().replace(&prefix, "")).collect();
+        match plan {
+            Some(Plan::Packet(plan)) if mistakes.is_empty() => Ok((plan, layout)),
+            Some(_) => panic!("no packet stage, or one in spite of {mistakes:?}"),
+            None => Err(mistakes),
+        }
+    }
+
+    /// Which packets pass, having checked reasons, counters and that no packet has changed.
+    fn passing((plan, layout): &(Arc<dyn PacketPlan>, Layout), packets: &[Vec<u8>], deny: bool) -> Vec<bool> {
+        let (mut heap, mut batch, mut sheet) = (Heap::new(BATCH, 2000), Batch::default(), layout.sheet());
+        for (slot, packet) in batch.frames.iter_mut().zip(packets) {
+            *slot = heap.frame(packet).expect("room");
+        }
+        batch.begin(packets.len());
+        plan.start(0).process(&mut batch, &mut Cx { now: 0, sheet: &mut sheet });
+        let denied = layout.reason("bpf:t.denied").expect("declared");
+        let verdicts: Vec<bool> = (0..packets.len()).map(|i| batch.live & 1 << i != 0).collect();
+        for (i, packet) in packets.iter().enumerate() {
+            assert_eq!(batch.frames[i].bytes(), packet);
+            assert!(verdicts[i] || batch.dead & 1 << i != 0 && batch.reasons[i] == denied);
+            heap.give_back(batch.frames[i].take());
+        }
+        let passed = verdicts.iter().filter(|passed| **passed).count();
+        let matched = if deny { packets.len() - passed } else { passed };
+        let counter =
+            |name| layout.counter_labels().iter().position(|l| l.scope == "bpf:t" && l.name == name).expect(name);
+        assert_eq!(sheet.counters[counter("passed")], passed as u64);
+        assert_eq!(sheet.counters[counter("matched")], matched as u64);
+        verdicts
+    }
+
+    /// An Ethernet frame of 60 bytes with IPv4, `options` words of options, and the first bytes of TCP or UDP.
+    fn frame(proto: u8, port: u16, options: u8) -> Vec<u8> {
+        let mut bytes = vec![2; 12];
+        bytes.extend([0x08, 0x00, 0x45 + options, 0, 0, 46, 0, 0, 0, 0, 64, proto, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        bytes.extend(vec![1; usize::from(options) * 4]);
+        bytes.extend(40000u16.to_be_bytes());
+        bytes.extend(port.to_be_bytes());
+        bytes.resize(bytes.len().max(60), 0);
+        bytes
+    }
+
+    #[test]
+    fn allow_and_deny_are_opposites() {
+        let here = Path::new(".");
+        let packets = [frame(6, 80, 0), frame(17, 80, 0), frame(6, 81, 0), vec![], vec![0; 13]];
+        let allow = plan(here, "[bpf]\nallow = 'tcp port 80'\n").expect("good");
+        assert_eq!(passing(&allow, &packets, false), [true, false, false, false, false]);
+        let deny = plan(here, "[bpf]\ndeny = 'tcp port 80'\n").expect("good");
+        assert_eq!(passing(&deny, &packets, true), [false, true, true, true, true]);
+        let text = deny.0.describe().join("\n");
+        assert!(text.starts_with("deny \"tcp port 80\": ") && text.contains("bytes of machine code"), "{text}");
+    }
+
+    #[test]
+    fn mistakes_have_places_and_libpcaps_words() {
+        let here = Path::new(".");
+        let mistakes = |text| plan(here, text).err().expect("a mistake");
+        assert_eq!(
+            mistakes("[bpf]\nallow = 'tcp prot 80'\n"),
+            ["t.toml:2:9: bpf.t.allow: libpcap: can't parse filter expression: syntax error"]
+        );
+        assert!(
+            mistakes("[bpf]\ndeny = 'port 99999'\n")[0].starts_with("t.toml:2:8: bpf.t.deny: libpcap: illegal port")
+        );
+        let one = "bpf.t: needs exactly one of allow, deny, object";
+        assert_eq!(mistakes("[bpf]\n"), [format!("t.toml:1:1: {one}")]);
+        assert_eq!(mistakes("[bpf]\nallow = 'tcp'\ndeny = 'udp'\n"), [format!("t.toml:1:1: {one}")]);
+        assert_eq!(mistakes("[bpf]\nallow = ' '\n").len(), 1);
+        assert!(mistakes("[bpf]\nobject = 'none.o'\n")[0].contains("none.o: No such file"));
+    }
+
+    /// Compiles `tests/bpf/NAME.c` and plans it; `None` if there is no clang here.
+    fn object(name: &str) -> Option<Result<(Arc<dyn PacketPlan>, Layout), Vec<String>>> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let source = format!("{}/tests/bpf/{name}.c", env!("CARGO_MANIFEST_DIR"));
+        let output = folder.path().join("prog.o");
+        let clang = Command::new("clang")
+            .args(["-O2", "-g", "-Wall", "-target", "bpf", "-mcpu=v2", "-c", &source, "-o"])
+            .arg(&output)
+            .status();
+        match clang {
+            Ok(status) => assert!(status.success(), "clang fails on {source}"),
+            Err(_) if std::env::var_os("FLOWGATE_REQUIRE").is_none() => {
+                eprintln!("skipped: bpf object {name}: clang is not installed");
+                return None;
+            }
+            Err(error) => panic!("clang: {error}"),
+        }
+        fs::write(folder.path().join("t.toml"), "").expect("written");
+        Some(plan(folder.path(), "[bpf]\nobject = 'prog.o'\n"))
+    }
+
+    #[test]
+    fn an_object_drops_tcp_to_port_9999() {
+        let Some(plan) = object("drop_9999") else { return };
+        let plan = plan.expect("good");
+        let packets: Vec<_> = [(6, 9999, 0), (6, 9998, 0), (17, 9999, 0), (6, 9999, 4), (6, 9999, 10), (6, 0x0f27, 10)]
+            .map(|(proto, port, options)| frame(proto, port, options))
+            .into_iter()
+            .chain([frame(6, 9999, 0)[..37].to_vec(), vec![]])
+            .collect();
+        assert_eq!(passing(&plan, &packets, false), [false, true, true, false, false, true, true, true]);
+        let text = plan.0.describe().join("\n");
+        assert!(text.contains("eBPF instructions, ") && text.contains("machine code, reads the first "), "{text}");
+        assert!(!text.contains("may write"), "{text}");
+    }
+
+    #[test]
+    fn what_a_program_writes_is_forgotten() {
+        let Some(plan) = object("writes") else { return };
+        let plan = plan.expect("good");
+        let marked = [frame(6, 1, 0)[..20].to_vec(), vec![0xee; 60]].concat();
+        assert_eq!(passing(&plan, &[frame(6, 1, 0), vec![1; 8], vec![1; 8], marked], false), [true, true, true, false]);
+        assert!(plan.0.describe()[0].ends_with("(may write to its copy)"));
+    }
+
+    #[test]
+    fn behind_a_frames_end_is_zero() {
+        let Some(plan) = object("tail") else { return };
+        let plan = plan.expect("good");
+        assert_eq!(passing(&plan, &[vec![7; 101], vec![7; 100], vec![7; 101]], false), [true, false, true]);
+    }
+
+    #[test]
+    fn what_flowgate_cannot_run_is_refused_by_name() {
+        let refused: [(&str, &[&str]); 5] = [
+            (
+                "map",
+                &[
+                    "prog.o: instruction 3 of count uses the map counts; flowgate's programs have no maps",
+                    "prog.o: instruction 5 of count calls the kernel helper bpf_map_lookup_elem; ",
+                    "prog.o: instruction 8 of count calls the kernel helper bpf_ktime_get_ns; ",
+                ],
+            ),
+            ("calls", &["instruction 1 of by_parity calls another function; inline it"]),
+            ("global", &["instruction 0 of every_other uses a global variable in \".bss\"; "]),
+            ("loop", &["of sum jumps back; unroll the loop"]),
+            (
+                "beyond",
+                &["DPDK's verifier refuses the program: ", "memory boundary violation at instruction 6 of at_end"],
+            ),
+        ];
+        for (name, expected) in refused {
+            let Some(result) = object(name) else { return };
+            let mistakes = result.err().expect(name);
+            let text = mistakes.join("\n");
+            assert!(mistakes.iter().all(|m| m.starts_with("t.toml:2:10: bpf.t.object: ")), "{text}");
+            for words in expected {
+                assert!(text.contains(words), "{name}: {words:?} is not in {text}");
+            }
+        }
     }
 }

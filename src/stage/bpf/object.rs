@@ -6,7 +6,7 @@
 use object::read::elf::ElfFile64;
 use object::{Architecture, LittleEndian, Object, ObjectSection, ObjectSymbol, RelocationTarget, SymbolKind};
 
-use crate::dpdk::bpf::Instruction;
+use crate::dpdk::bpf::{Instruction, splice};
 
 /// The section that holds the program.
 pub const SECTION: &str = "flowgate";
@@ -14,8 +14,7 @@ pub const SECTION: &str = "flowgate";
 /// A program's instructions and the names of what they are in.
 #[derive(Debug)]
 pub struct Code {
-    /// The section's instructions.
-    pub instructions: Vec<Instruction>,
+    instructions: Vec<Instruction>,
     /// Functions by their first instruction, in order.
     functions: Vec<(usize, String)>,
 }
@@ -66,15 +65,14 @@ impl Code {
             let home = home.and_then(|home| home.name().ok().map(str::to_owned)).unwrap_or_default();
             let name = symbol.and_then(|symbol| symbol.name().ok().map(str::to_owned)).unwrap_or_default();
             let what = match code.instructions.get(at) {
-                Some(call) if call.code == CALL => {
-                    format!("calls the function {name}; inline it (static __always_inline)")
-                }
+                Some(call) if call.code == CALL => continue,
                 _ if home == ".maps" || home == "maps" => {
                     format!("uses the map {name}; flowgate's programs have no maps")
                 }
-                _ => format!(
-                    "uses the global variable {name} in {home:?}; flowgate's programs have no data of their own"
-                ),
+                _ if name.is_empty() || name == home => {
+                    format!("uses a global variable in {home:?}; flowgate's programs have no data of their own")
+                }
+                _ => format!("uses the global variable {name}; flowgate's programs have no data of their own"),
             };
             mistakes.push(code.at(at, &what));
         }
@@ -105,22 +103,21 @@ impl Code {
             }
             at += 1;
         }
-        let mut last = Instruction { code: 0, registers: 0, offset: 0, immediate: 0 };
+        let mut last = Instruction::new(0, 0, 0, 0, 0);
         for (at, &instruction) in self.instructions.iter().enumerate().filter(|(at, _)| !second_half[*at]) {
             last = instruction;
             let what = match (instruction.code, instruction.source(), instruction.immediate) {
                 (CALL, 0, helper) => {
                     format!("calls the kernel helper {}; flowgate's programs have no helpers", helper_name(helper))
                 }
-                // A call that a relocation names has been reported with its name.
-                (CALL, 1, -1) => continue,
                 (CALL, 1, _) => "calls another function; inline it (static __always_inline)".to_owned(),
                 (CALL, ..) => "calls a kernel function; flowgate's programs have none".to_owned(),
                 (LOAD_64, source, _) if source != 0 => "refers to a map; flowgate's programs have no maps".to_owned(),
                 (code, ..) if code & 0x07 == JUMP_32 => "is a 32-bit jump; compile with -mcpu=v2".to_owned(),
-                (code, ..) if code & 0x07 == JUMP && code != EXIT => {
+                _ if instruction.is_jump() => {
                     let to = at as i64 + 1 + i64::from(instruction.offset);
                     match usize::try_from(to) {
+                        Ok(to) if to <= at => "jumps back; unroll the loop (#pragma unroll)".to_owned(),
                         Ok(to) if to < self.instructions.len() && !second_half[to] => continue,
                         _ => "jumps out of the program".to_owned(),
                     }
@@ -134,26 +131,126 @@ impl Code {
         }
     }
 
-    /// The verifier's words with its program counters, which count `lead` instructions before the program, turned into
-    /// instructions of the object.
-    pub fn place(&self, words: &str, lead: usize) -> String {
+    /// How many instructions the object has.
+    pub fn len(&self) -> usize {
+        self.instructions.len()
+    }
+
+    /// The program as rte_bpf takes it, and for each of its instructions the object's.
+    ///
+    /// rte_bpf's verifier knows `pointer += number` for a pointer but not `number += pointer`, which compilers write just as
+    /// often: there the operands change places, by way of two words of the stack.
+    pub fn linked(&self) -> (Vec<Instruction>, Vec<usize>) {
+        let turned = if self.fills_stack() { Vec::new() } else { self.pointers_added() };
+        splice(&self.instructions, |at, instruction| {
+            if !turned.contains(&at) {
+                return vec![instruction];
+            }
+            let (number, pointer) = (instruction.destination(), instruction.source());
+            vec![
+                Instruction::new(STORE_64, FRAME, number, -STACK, 0),
+                Instruction::new(STORE_64, FRAME, pointer, 8 - STACK, 0),
+                Instruction::new(MOVE, number, pointer, 0, 0),
+                Instruction::new(READ_64, pointer, FRAME, -STACK, 0),
+                Instruction::new(ADD, number, pointer, 0, 0),
+                Instruction::new(READ_64, pointer, FRAME, 8 - STACK, 0),
+            ]
+        })
+    }
+
+    /// True if the program may itself use the two words at the stack's far end.
+    fn fills_stack(&self) -> bool {
+        self.instructions.iter().any(|i| match i.code & 0x07 {
+            0x01 => i.source() == FRAME && i.offset < 16 - STACK,
+            0x02 | 0x03 => i.destination() == FRAME && i.offset < 16 - STACK,
+            0x07 => i.code & 0x08 == 0 && (-i32::from(STACK)..16 - i32::from(STACK)).contains(&i.immediate),
+            _ => false,
+        })
+    }
+
+    /// Where a pointer is added to a number. Jumps lead forward only, so that one pass sees each instruction after
+    /// all that lead to it. What it does not follow it takes for a number; the verifier has the last word.
+    fn pointers_added(&self) -> Vec<usize> {
+        /// One bit per register and one per word of the stack: those that hold a pointer.
+        type Pointers = (u16, u64);
+        let mut arriving: Vec<Option<Pointers>> = vec![None; self.instructions.len() + 1];
+        arriving[0] = Some((1 << 1 | 1 << FRAME, 0));
+        let mut found = Vec::new();
+        for (at, &instruction) in self.instructions.iter().enumerate() {
+            let Some((mut registers, mut stack)) = arriving[at] else { continue };
+            let (to, from) = (instruction.destination(), instruction.source());
+            let holds = |register: u8| registers & 1 << register != 0;
+            let slot = |offset: i16| 1u64.checked_shl((i32::from(offset) + i32::from(STACK)) as u32 / 8).unwrap_or(0);
+            let result = match instruction.code {
+                MOVE => holds(from),
+                ADD => {
+                    if !holds(to) && holds(from) {
+                        found.push(at);
+                    }
+                    holds(to) || holds(from)
+                }
+                SUBTRACT => holds(to) && !holds(from),
+                ADD_NUMBER | SUBTRACT_NUMBER => holds(to),
+                READ_64 if from == FRAME => stack & slot(instruction.offset) != 0,
+                STORE_64 if to == FRAME => {
+                    let slot = slot(instruction.offset);
+                    stack = if holds(from) { stack | slot } else { stack & !slot };
+                    true
+                }
+                // Stores and jumps change no register.
+                code if matches!(code & 0x07, 0x02 | 0x03 | JUMP) => holds(to),
+                _ => false,
+            };
+            registers = registers & !(1 << to) | u16::from(result) << to;
+            let mut reach = |next: usize| {
+                if let Some(state) = arriving.get_mut(next) {
+                    let (r, s) = state.unwrap_or((registers, stack));
+                    *state = Some((r & registers, s & stack));
+                }
+            };
+            if instruction.is_jump()
+                && let Some(next) = at.checked_add_signed(1 + isize::from(instruction.offset))
+            {
+                reach(next);
+            }
+            match instruction.code {
+                EXIT | ALWAYS => (),
+                LOAD_64 => reach(at + 2),
+                _ => reach(at + 1),
+            }
+        }
+        found
+    }
+
+    /// The verifier's words with its program counters turned into instructions of the object: `lead` instructions stand
+    /// before the linked ones, whose `origin` is known.
+    pub fn place(&self, words: &str, lead: usize, origin: &[usize]) -> String {
         let mut parts = words.split("pc:");
         let mut text = parts.next().unwrap_or_default().to_owned();
         for part in parts {
             let part = part.trim_start();
             let end = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
-            match part[..end].parse::<usize>() {
-                Ok(counter) => {
-                    let at = counter.saturating_sub(lead);
-                    text.push_str(&format!("instruction {at}{}{}", self.function(at), &part[end..]));
-                }
-                Err(_) => text.push_str(part),
+            let at = part[..end].parse::<usize>().ok().and_then(|at| origin.get(at.checked_sub(lead)?).copied());
+            match at {
+                Some(at) => text.push_str(&format!("instruction {at}{}{}", self.function(at), &part[end..])),
+                None => text.push_str(&format!("pc: {part}")),
             }
         }
         text
     }
 }
 
+/// Bytes of a program's stack.
+const STACK: i16 = 512;
+/// The register that points to the stack's end.
+const FRAME: u8 = 10;
+const MOVE: u8 = 0xbf;
+const ADD: u8 = 0x0f;
+const ADD_NUMBER: u8 = 0x07;
+const SUBTRACT: u8 = 0x1f;
+const SUBTRACT_NUMBER: u8 = 0x17;
+const READ_64: u8 = 0x79;
+const STORE_64: u8 = 0x7b;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 const ALWAYS: u8 = 0x05;
