@@ -18,6 +18,8 @@ use pcap::BpfProgram;
 
 use crate::packet::{BATCH, Frame, Mask, bits};
 
+use super::{Eal, Errno};
+
 type Jit = unsafe extern "C" fn(*mut c_void) -> u64;
 
 /// An eBPF instruction, as the ELF object and rte_bpf have it.
@@ -181,14 +183,13 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Converts what libpcap compiled. An EAL must have been started; the error is DPDK's reason.
-    pub fn new(classic: &BpfProgram) -> Result<Filter, String> {
+    /// Converts what libpcap compiled, in the memory of a started EAL; the error is DPDK's reason.
+    pub fn new(_eal: &Eal, classic: &BpfProgram) -> Result<Filter, String> {
         // SAFETY: BpfProgram is a transparent wrapper of libpcap's struct bpf_program, which is what rte_bpf_convert reads.
         let convert = || unsafe { sys::rte_bpf_convert(std::ptr::from_ref(classic).cast()) };
         let (parameters, words) = logged(convert);
         let Some(parameters) = NonNull::new(parameters) else {
-            let why = std::io::Error::from_raw_os_error(errno());
-            return Err(if words.is_empty() { format!("rte_bpf cannot convert it: {why}") } else { words });
+            return Err(if words.is_empty() { format!("rte_bpf cannot convert it: {}", Errno::last()) } else { words });
         };
         // SAFETY: rte_bpf_convert returned one initialised rte_bpf_prm, which refers to nb_ins instructions in the same
         // block; it lives until rte_free below.
@@ -389,12 +390,6 @@ impl Runner {
     }
 }
 
-/// Why the last call into DPDK failed on this thread.
-fn errno() -> i32 {
-    // SAFETY: reads a thread-local variable.
-    unsafe { sys::fg_errno() }
-}
-
 /// A file in memory that DPDK's log is turned to for the length of a call. It is never closed: another thread may hold the
 /// stream for a moment longer.
 struct Log {
@@ -447,26 +442,16 @@ fn logged<T>(call: impl FnOnce() -> T) -> (T, String) {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::sync::Once;
-
+mod tests {
     use pcap::{Capture, Linktype};
     use proptest::prelude::*;
 
     use super::*;
     use crate::packet::frame::Heap;
 
-    /// Starts the EAL that converting a filter needs.
-    pub(crate) fn eal() {
-        static ONCE: Once = Once::new();
-        ONCE.call_once(|| {
-            let arguments =
-                [c"test", c"--no-huge", c"--no-shconf", c"--no-pci", c"-m", c"32", c"--log-level=lib.eal:4"];
-            let mut pointers = arguments.map(|argument| argument.as_ptr().cast_mut());
-            // SAFETY: the arguments are strings that live for ever; EAL only permutes the pointers.
-            let parsed = unsafe { sys::rte_eal_init(pointers.len() as i32, pointers.as_mut_ptr()) };
-            assert!(parsed >= 0, "EAL does not start: {}", errno());
-        });
+    fn converted(classic: &BpfProgram) -> Filter {
+        let eal = Eal::offline(1024).expect("an EAL");
+        Filter::new(eal, classic).expect("converted")
     }
 
     fn classic(expression: &str) -> BpfProgram {
@@ -547,9 +532,8 @@ pub(crate) mod tests {
         /// libpcap's own interpreter is the other opinion on every filter, machine code and interpreted.
         #[test]
         fn agrees_with_libpcap(packets in proptest::collection::vec(packet(), 1..=BATCH), which in 0..EXPRESSIONS.len()) {
-            eal();
             let classic = classic(EXPRESSIONS[which]);
-            let mut filter = Filter::new(&classic).expect("converted");
+            let mut filter = converted(&classic);
             let expected = packets.iter().enumerate().fold(0, |mask, (i, p)| mask | Mask::from(classic.filter(p)) << i);
             prop_assert_eq!(matches(&filter, &packets), expected, "{}", EXPRESSIONS[which]);
             filter.program.form = Form::Refused;
@@ -559,8 +543,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_filter_sees_only_the_mask() {
-        eal();
-        let filter = Filter::new(&classic("greater 0")).expect("converted");
+        let filter = converted(&classic("greater 0"));
         assert!(filter.classic > 0 && filter.instructions > 0 && filter.form().contains("machine code"));
         let frames = [const { Frame::EMPTY }; BATCH];
         assert_eq!(filter.matches(&frames, 0), 0);

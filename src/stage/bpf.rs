@@ -10,11 +10,12 @@ use std::sync::Arc;
 use pcap::{Capture, Linktype};
 
 use crate::config::source::{At, Mistake, Place};
+use crate::dpdk::Eal;
 use crate::dpdk::bpf::{Filter, Object, Runner};
 use crate::packet::Batch;
 use crate::stats::{Line, Lines, Reason};
 
-use super::{Cx, Depth, PacketPlan, PacketStage, Plan, PlanCx, Stage};
+use super::{Cx, Depth, EAL_MEMORY, PacketPlan, PacketStage, Plan, PlanCx, Stage};
 
 mod object;
 
@@ -94,7 +95,10 @@ fn compile(expression: &At<String>, key: &str, cx: &mut PlanCx<'_>) -> Option<Pr
     }
     let compiled = Capture::dead(Linktype::ETHERNET).and_then(|dead| dead.compile(expression, true));
     let filter = match compiled {
-        Ok(classic) => Filter::new(&classic).map_err(|why| format!("DPDK cannot run the expression: {why}")),
+        Ok(classic) => Eal::offline(EAL_MEMORY)
+            .map_err(|error| error.to_string())
+            .and_then(|eal| Filter::new(eal, &classic))
+            .map_err(|why| format!("DPDK cannot run the expression: {why}")),
         Err(pcap::Error::PcapError(why)) => Err(format!("libpcap: {why}")),
         Err(why) => Err(format!("libpcap: {why}")),
     };
@@ -222,7 +226,6 @@ mod tests {
 
     /// Plans `[bpf.t]` as a file in `folder` has it.
     fn plan(folder: &Path, text: &str) -> Result<(Arc<dyn PacketPlan>, Layout), Vec<String>> {
-        crate::dpdk::bpf::tests::eal();
         let source = Source::new(&folder.join("t.toml").display().to_string(), text);
         let (mut mistakes, mut layout) = (Mistakes::default(), Layout::new());
         let table = Table::root(DeTable::parse(text).expect("syntax")).take("bpf").expect("a bpf table");

@@ -30,6 +30,9 @@ pub mod prefix_set;
 pub mod source;
 pub mod talkers;
 
+/// Memory in MB of an EAL that is started only to compile plans (`check`, `replay`, tests).
+pub const EAL_MEMORY: u32 = 1024;
+
 /// What a worker lends a stage for the duration of a call.
 pub struct Cx<'a> {
     /// The turn's time: nanoseconds since 1970, never running backwards.

@@ -24,7 +24,7 @@ use crate::dpdk::eal::Eal;
 use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT, NO_RULE, bits};
 use crate::stats::Reason;
 
-use super::{Action, Cx, Depth, FlowCommit, FlowPlan, Plan, PlanCx, Stage, Verdict, rule_counter};
+use super::{Action, Cx, Depth, EAL_MEMORY, FlowCommit, FlowPlan, Plan, PlanCx, Stage, Verdict, rule_counter};
 
 mod compile;
 #[cfg(test)]
@@ -203,9 +203,6 @@ impl Stage for Acl {
         Some(Plan::Flow(Arc::new(Rules(Arc::new(Judge { first_slot, ..judge })))))
     }
 }
-
-/// Memory in MB of an EAL that is started only to compile rules.
-const EAL_MEMORY: u32 = 1024;
 
 /// A rule with its names resolved; `None` after noting at least one mistake.
 fn resolve(rule: &At<RuleConfig>, key: &str, names: &Names, mistakes: &mut Mistakes) -> Option<Rule> {
