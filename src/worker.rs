@@ -191,6 +191,11 @@ impl<I: Io, O: Observer> Worker<I, O> {
         &mut self.observer
     }
 
+    /// Both at once.
+    pub fn parts(&mut self) -> (&mut I, &mut O) {
+        (&mut self.io, &mut self.observer)
+    }
+
     /// Its pipeline.
     pub fn pipeline(&self) -> &Pipeline {
         &self.pipeline

@@ -4,6 +4,11 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 /// Prints rows under a header; the columns in `right` are numbers.
 pub fn print(header: &[&str], rows: impl Iterator<Item = Vec<String>>, right: &[usize]) {
+    print!("{}", render(header, rows, right));
+}
+
+/// The same as text.
+pub fn render(header: &[&str], rows: impl Iterator<Item = Vec<String>>, right: &[usize]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
     for row in rows {
@@ -15,7 +20,5 @@ pub fn print(header: &[&str], rows: impl Iterator<Item = Vec<String>>, right: &[
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    for line in table.lines() {
-        println!("{}", line.trim_end());
-    }
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }

@@ -2,6 +2,7 @@
 
 use crate::packet::{BATCH, Frame};
 
+pub mod capture;
 pub mod memory;
 
 /// One worker's view of the ports: its own queue of each.

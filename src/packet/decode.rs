@@ -265,8 +265,8 @@ fn widen(address: [u8; 4]) -> [u8; 16] {
     u128::from(u32::from_le_bytes(address)).to_le_bytes()
 }
 
-/// Any packet, step by step.
-fn walk(frame: &Frame, depth: Depth, meta: &mut Meta) -> Result<(), Reason> {
+/// Any packet, step by step. Of a malformed one, the facts are there that were found before the mistake.
+pub(crate) fn walk(frame: &Frame, depth: Depth, meta: &mut Meta) -> Result<(), Reason> {
     let bytes = frame.bytes();
     *meta = Meta { port: frame.port, rx_time: frame.rx_time, ..Meta::UNKNOWN };
     if frame.flags & rx::CHAINED != 0 {

@@ -1,0 +1,288 @@
+//! The real datapath over capture files: one worker on ports made of memory, its clock the captures'.
+//!
+//! Owns how packets come to the worker and what is kept of them; decides nothing about a packet. No EAL, no root.
+//!
+//! **Time.** A turn's time is that of the latest packet in it, and never runs backwards: a packet older than the one before it
+//! is handled at the time reached. Upkeep happens every [`UPKEEP`] of capture time.
+//!
+//! **Batches.** Packets travel together as they do live: those that follow each other in the merged order, arrived on one
+//! port, and are no further apart than [`SPREAD`]. The order between ports is kept, and no stage sees a time that is off by
+//! more than that.
+
+use std::io;
+use std::mem::take;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use crate::config::names::Names;
+use crate::io::capture::{Merge, Writer};
+use crate::io::memory::MemoryIo;
+use crate::packet::frame::Heap;
+use crate::packet::{BATCH, Frame, Meta};
+use crate::stage::pipeline::Blueprint;
+use crate::stats::{Account, Reason, Sheet};
+use crate::verdict::{Namer, Outcome, Record, summary};
+use crate::worker::{Mailbox, Observer, Setup, Worker};
+
+/// How far apart the packets of a batch are at most, in nanoseconds.
+pub const SPREAD: u64 = 10_000;
+/// Capture time between two upkeeps, in nanoseconds.
+pub const UPKEEP: u64 = 100_000_000;
+/// Upkeeps made up for after a gap in the captures.
+const CATCH_UP: u64 = 256;
+/// The longest packet a buffer holds.
+pub const LONGEST: usize = u16::MAX as usize - Heap::HEADROOM;
+/// Buffers, for the batch and what stages hold back.
+const BUFFERS: usize = 1024;
+
+/// Where a buffer's packet came from.
+#[derive(Clone, Copy, Debug, Default)]
+struct Origin {
+    /// Its number, from 1; 0 if flowgate made it itself.
+    number: u64,
+    time: u64,
+    length: u32,
+    cut: u32,
+}
+
+/// The end of a packet, as the worker told it.
+struct End {
+    origin: Origin,
+    facts: Meta,
+    outcome: Outcome,
+    summary: String,
+}
+
+/// Hears of every packet's end.
+struct Listener {
+    /// By the token of the buffer.
+    origins: Vec<Origin>,
+    listens: bool,
+    ends: Vec<End>,
+}
+
+impl Listener {
+    fn end(&mut self, frame: &Frame, facts: &Meta, outcome: Outcome) {
+        if self.listens {
+            let origin = self.origins[frame.token() as usize];
+            self.ends.push(End { origin, facts: facts.clone(), outcome, summary: summary(frame, facts) });
+        }
+    }
+}
+
+impl Observer for Listener {
+    const LISTENS: bool = true;
+
+    fn sent(&mut self, frame: &Frame, meta: &Meta) {
+        self.end(frame, meta, Outcome::Sent);
+    }
+
+    fn dropped(&mut self, frame: &Frame, meta: &Meta, reason: Reason) {
+        self.end(frame, meta, Outcome::Dropped(reason));
+        self.origins[frame.token() as usize] = Origin::default();
+    }
+}
+
+/// A replay under way.
+pub struct Replay {
+    worker: Worker<MemoryIo, Listener>,
+    blueprint: Blueprint,
+    namer: Namer,
+    outputs: Vec<Option<Writer>>,
+    mailbox: Mailbox,
+    /// Time of the first packet.
+    first: Option<u64>,
+    clock: u64,
+    upkeep_at: u64,
+    packets: u64,
+    too_long: u64,
+    cut: u64,
+}
+
+/// Why a replay cannot go on.
+#[derive(Debug)]
+pub struct Unwritable {
+    /// The output file.
+    pub file: String,
+    /// What happened.
+    pub error: io::Error,
+}
+
+impl Replay {
+    /// A replay of a compiled pipeline. `mtus` and `outputs` are by port; `tells` says whether records are wanted.
+    pub fn new(blueprint: Blueprint, names: &Names, mtus: &[u16], outputs: Vec<Option<Writer>>, tells: bool) -> Replay {
+        let ports = names.ports.len();
+        // Buffers are numbered from 1.
+        let listener = Listener { origins: vec![Origin::default(); BUFFERS + 1], listens: tells, ends: Vec::new() };
+        let setup = Setup {
+            blueprint: blueprint.clone(),
+            index: 0,
+            burst: BATCH,
+            longest: mtus.iter().map(|mtu| mtu.saturating_add(crate::worker::L2_OVERHEAD as u16)).collect(),
+            links: Arc::new(AtomicU64::new(u64::MAX)),
+            handoff: None,
+        };
+        Replay {
+            worker: Worker::new(MemoryIo::new(ports, BUFFERS, LONGEST), listener, setup),
+            namer: Namer::new(&blueprint, names),
+            blueprint,
+            outputs,
+            mailbox: Mailbox::default(),
+            first: None,
+            clock: 0,
+            upkeep_at: 0,
+            packets: 0,
+            too_long: 0,
+            cut: 0,
+        }
+    }
+
+    /// Takes the next packets through the datapath: a batch of those that arrive on one port, `ports` being the port of each
+    /// capture. False if there are none left.
+    pub fn step(
+        &mut self,
+        captures: &mut Merge,
+        ports: &[u8],
+        mut tell: impl FnMut(&Namer, &Record<'_>),
+    ) -> Result<bool, Unwritable> {
+        let Some((at, packet)) = captures.peek() else { return Ok(false) };
+        let (port, latest) = (ports[at], packet.time.saturating_add(SPREAD));
+        let mut now = 0;
+        for _ in 0..BATCH {
+            let Some((at, packet)) = captures.peek() else { break };
+            if ports[at] != port || packet.time > latest {
+                break;
+            }
+            now = now.max(packet.time);
+            self.packets += 1;
+            self.cut += u64::from(packet.cut > 0);
+            let mut token = 0;
+            if self.worker.io().push(port, &packet.bytes, |frame| token = frame.token() as usize) {
+                self.worker.observer().origins[token] = Origin {
+                    number: self.packets,
+                    time: packet.time,
+                    length: packet.bytes.len() as u32,
+                    cut: packet.cut,
+                };
+            } else {
+                self.too_long += 1;
+            }
+            captures.advance(at);
+        }
+        self.pass(now);
+        self.worker.turn(self.clock);
+        let mut ends = take(&mut self.worker.observer().ends);
+        ends.sort_by_key(|end| end.origin.number);
+        for End { origin, facts, outcome, summary } in ends.drain(..) {
+            tell(&self.namer, &self.namer.record(origin.number, origin.time, origin.length, &facts, outcome, summary));
+        }
+        self.worker.observer().ends = ends;
+        self.write()?;
+        Ok(true)
+    }
+
+    /// Lets time pass, with the upkeep that falls into it.
+    fn pass(&mut self, now: u64) {
+        if self.first.is_none() {
+            self.first = Some(now);
+            self.upkeep_at = now.saturating_add(UPKEEP);
+        }
+        self.clock = self.clock.max(now);
+        self.upkeep_at = self.upkeep_at.max(self.clock.saturating_sub(CATCH_UP * UPKEEP));
+        while self.upkeep_at <= self.clock {
+            self.upkeep(self.upkeep_at);
+            self.upkeep_at += UPKEEP;
+        }
+    }
+
+    fn upkeep(&mut self, now: u64) {
+        self.worker.housekeep(now, &self.mailbox);
+        self.blueprint.balance(std::slice::from_ref(self.worker.sheet()));
+    }
+
+    /// Writes what was sent to the ports' files.
+    fn write(&mut self) -> Result<(), Unwritable> {
+        let (io, listener) = self.worker.parts();
+        for (port, output) in self.outputs.iter_mut().enumerate() {
+            while let Some(written) = io.pull(port as u8, |frame| {
+                let origin = take(&mut listener.origins[frame.token() as usize]);
+                let time = if origin.number == 0 { self.clock } else { origin.time };
+                output.as_mut().map_or(Ok(()), |output| output.write(time, frame.bytes(), origin.cut))
+            }) {
+                written.map_err(|error| unwritable(output, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the replay: last upkeep, files written out. Call it when `step` has returned false.
+    pub fn finish(&mut self) -> Result<(), Unwritable> {
+        self.upkeep(self.clock);
+        self.write()?;
+        for output in &mut self.outputs {
+            if let Some(Err(error)) = output.as_mut().map(Writer::finish) {
+                return Err(unwritable(output, error));
+            }
+        }
+        Ok(())
+    }
+
+    /// The first law: every packet is accounted for, and no buffer is lost. The error says what is wrong.
+    pub fn check_law(&mut self) -> Result<(), String> {
+        let sheet = self.worker.sheet();
+        sheet.check_law(0)?;
+        let (received, held) = (sheet.of(Account::Received), sheet.of(Account::Held));
+        if received + self.too_long != self.packets {
+            return Err(format!("{} packets were read, {received} received", self.packets));
+        }
+        let in_use = self.worker.io().in_use() as u64;
+        if in_use != held {
+            return Err(format!("{in_use} buffers are in use, {held} packets are held"));
+        }
+        Ok(())
+    }
+
+    /// The counters.
+    pub fn sheet(&self) -> &Sheet {
+        self.worker.sheet()
+    }
+
+    /// What is replayed.
+    pub fn blueprint(&self) -> &Blueprint {
+        &self.blueprint
+    }
+
+    /// The names behind the numbers.
+    pub fn namer(&self) -> &Namer {
+        &self.namer
+    }
+
+    /// The files written, by port.
+    pub fn outputs(&self) -> &[Option<Writer>] {
+        &self.outputs
+    }
+
+    /// Packets read.
+    pub fn packets(&self) -> u64 {
+        self.packets
+    }
+
+    /// Packets read that were longer than any frame ([`LONGEST`]) and did not enter the datapath.
+    pub fn too_long(&self) -> u64 {
+        self.too_long
+    }
+
+    /// Packets read that had been cut when they were captured.
+    pub fn cut(&self) -> u64 {
+        self.cut
+    }
+
+    /// Times of the first and the latest packet, Unix nanoseconds.
+    pub fn times(&self) -> (u64, u64) {
+        (self.first.unwrap_or(0), self.clock)
+    }
+}
+
+fn unwritable(output: &Option<Writer>, error: io::Error) -> Unwritable {
+    Unwritable { file: output.as_ref().map_or(String::new(), |output| output.name().to_owned()), error }
+}
