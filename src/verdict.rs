@@ -13,8 +13,8 @@ use crate::config::names::Names;
 use crate::packet::decode::{Depth, walk};
 use crate::packet::meta::flag;
 use crate::packet::{Frame, Meta};
-use crate::stage::{Rule, Rules};
 use crate::stage::pipeline::Blueprint;
+use crate::stage::{Rule, Rules};
 use crate::stats::{Layout, Reason};
 
 /// How a packet ended.
@@ -91,7 +91,8 @@ impl Namer {
     /// Names for the ports of a config and the pipeline compiled from it.
     pub fn new(blueprint: &Blueprint, names: &Names) -> Namer {
         // A few long names do not push the column of all others aside.
-        let widest = |lengths: &mut dyn Iterator<Item = usize>, least: usize| lengths.max().unwrap_or(0).clamp(least, 32);
+        let widest =
+            |lengths: &mut dyn Iterator<Item = usize>, least: usize| lengths.max().unwrap_or(0).clamp(least, 32);
         let (layout, rules) = (blueprint.layout.clone(), blueprint.rules.clone());
         let widths = Widths {
             port: widest(&mut names.ports.iter().map(|port| port.name.chars().count()), 4),
@@ -348,7 +349,8 @@ mod tests {
         assert_eq!(cx.rule("web", &place, "allow"), Some(0));
         let reason = layout.reason("engine.too-big").expect("known");
         let widths = Widths { port: 4, decision: 14, rule: 16 };
-        let namer = Namer { ports: vec!["lan".into(), "wan".into()], layout: layout.into(), rules: rules.into(), widths };
+        let namer =
+            Namer { ports: vec!["lan".into(), "wan".into()], layout: layout.into(), rules: rules.into(), widths };
         let facts = Meta { port: 0, out: 1, rule: 0, ..Meta::UNKNOWN };
         let sent = namer.record(7, 1_000_000_002, 60, &facts, Outcome::Sent, "tcp".into());
         assert_eq!(

@@ -94,7 +94,8 @@ fn traffic() -> Vec<(u8, Vec<u8>)> {
         let answer = Packet::udp("192.0.2.1:53", &client).payload(b"answer");
         frames.push((0, ask.bytes()));
         frames.push((1, answer.bytes()));
-        frames.push((1, Packet::icmp_unreachable("192.0.2.9", &ask).bytes()));
+        frames
+            .push((1, Packet::icmp_error("192.0.2.9", &format!("10.0.{}.{}", n % 3, n % 200 + 1), 3, 3, &ask).bytes()));
         frames.push((0, Packet::udp(&client, "192.0.2.1:1900").bytes()));
         frames.push((0, Packet::tcp(&client, "192.0.2.1:22").bytes()));
         frames.push((0, Packet::udp("203.0.113.7:1", "192.0.2.1:53").bytes()));

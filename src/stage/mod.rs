@@ -18,6 +18,9 @@ pub use crate::packet::decode::Depth;
 use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT, NO_RULE};
 use crate::stats::{Layout, Line, Lines, Reason, ReasonBase, Sheet, Unit};
 
+/// Memory in MB of an EAL that is started only to compile plans (`check`, `replay`, tests).
+pub const EAL_MEMORY: u32 = 1024;
+
 pub mod acl;
 pub mod apply;
 pub mod bpf;
@@ -29,9 +32,6 @@ pub mod pipeline;
 pub mod prefix_set;
 pub mod source;
 pub mod talkers;
-
-/// Memory in MB of an EAL that is started only to compile plans (`check`, `replay`, tests).
-pub const EAL_MEMORY: u32 = 1024;
 
 /// What a worker lends a stage for the duration of a call.
 pub struct Cx<'a> {
