@@ -4,6 +4,7 @@
 //! and `dpdk` < `io` < `worker`.
 
 pub mod arch;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod dpdk;

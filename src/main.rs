@@ -1,1 +1,5 @@
-fn main() {}
+//! The `flowgate` command.
+
+fn main() -> std::process::ExitCode {
+    flowgate::cli::main()
+}

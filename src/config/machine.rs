@@ -92,33 +92,41 @@ impl Worker {
         }
     }
 
+    /// How many workers there are on a machine whose process may use `usable` cores.
+    pub fn count(&self, usable: usize) -> usize {
+        match &self.cores {
+            Cores::Auto => usable.saturating_sub(1).max(1),
+            Cores::List(list) => list.len(),
+        }
+    }
+
     /// The workers' cores on a machine whose process may use `usable` (ascending, not empty): one for each worker, in order.
-    pub fn on(&self, usable: &[usize]) -> Result<Vec<usize>, Vec<Mistake>> {
+    pub fn on(&self, usable: &[u16]) -> Result<Vec<u16>, Vec<Mistake>> {
         let mut mistakes = Mistakes::default();
-        let main = self.main_core.as_ref().map(|core| (core, core.0 as usize));
+        let main = self.main_core.as_ref().map(|core| (core, core.0 as u16));
         if let Some((core, number)) = main.filter(|(_, number)| !usable.contains(number)) {
             no_core(core, number, "worker.main_core", usable, &mut mistakes);
         }
         let cores = match &self.cores {
             Cores::Auto => {
                 let control = main.map(|(_, number)| number).or(usable.first().copied());
-                let rest: Vec<usize> = usable.iter().copied().filter(|core| Some(*core) != control).collect();
+                let rest: Vec<u16> = usable.iter().copied().filter(|core| Some(*core) != control).collect();
                 // A machine of one core has to share it.
                 if rest.is_empty() { usable.to_vec() } else { rest }
             }
             Cores::List(list) => {
-                for core in list.iter().filter(|core| !usable.contains(&(core.0 as usize))) {
-                    no_core(core, core.0 as usize, "worker.cores", usable, &mut mistakes);
+                for core in list.iter().filter(|core| !usable.contains(&(core.0 as u16))) {
+                    no_core(core, core.0 as u16, "worker.cores", usable, &mut mistakes);
                 }
-                list.iter().map(|core| core.0 as usize).collect()
+                list.iter().map(|core| core.0 as u16).collect()
             }
         };
         if mistakes.is_empty() { Ok(cores) } else { Err(mistakes.into_sorted()) }
     }
 }
 
-fn no_core(core: &At<Core>, number: usize, key: &str, usable: &[usize], mistakes: &mut Mistakes) {
-    let usable: Vec<String> = usable.iter().map(usize::to_string).collect();
+fn no_core(core: &At<Core>, number: u16, key: &str, usable: &[u16], mistakes: &mut Mistakes) {
+    let usable: Vec<String> = usable.iter().map(u16::to_string).collect();
     let help = format!("cores this process may use: {}", usable.join(", "));
     mistakes.with_help(&core.place, key, format!("core {number} does not exist here"), help);
 }
@@ -165,7 +173,7 @@ crate::section! {
     /// `[control]`
     pub struct Control {
         /// The Unix socket on which the running process answers. Instances side by side need one each.
-        pub socket: SocketPath = SocketPath("/run/flowgate.sock".into()),
+        pub socket: SocketPath = SocketPath(super::DEFAULT_SOCKET.into()),
         /// The least important messages that are printed: `"error"`, `"warning"`, `"info"` or `"debug"`, which includes DPDK's.
         pub log: Log = Log::Info,
     }
@@ -217,6 +225,7 @@ mod tests {
         assert_eq!(auto.on(&[0, 1, 2, 3]).expect("good"), [1, 2, 3]);
         assert_eq!(auto.on(&[4, 5]).expect("good"), [5]);
         assert_eq!(auto.on(&[0]).expect("good"), [0]);
+        assert_eq!([1, 2, 4].map(|cores| auto.count(cores)), [1, 1, 3]);
         assert_eq!(worker(Cores::Auto, Some(2)).on(&[0, 1, 2]).expect("good"), [0, 1]);
     }
 

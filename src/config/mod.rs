@@ -79,6 +79,9 @@ pub const SECTIONS: &[(&str, &str, &[Key])] = &[
     ("[eal]", "DPDK's own arguments.", Eal::KEYS),
 ];
 
+/// Where the running process answers unless the file says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/flowgate.sock";
+
 /// The most ports a file may have: the state of their links is one word.
 const MOST_PORTS: usize = 64;
 
@@ -192,9 +195,7 @@ fn read_root(mut root: Table<'_>, reader: &mut Reader<'_>) -> Config {
             Vec::new()
         }
     };
-    for kind in REGISTRY {
-        root.know(kind.name);
-    }
+    REGISTRY.iter().for_each(|kind| root.know(kind.name));
     root.finish(reader);
     Config { source: reader.source.clone(), worker, memory, ports, names, pipeline, pipeline_place, control, eal }
 }
@@ -462,7 +463,7 @@ ports = ["lan", "wan"]
         only(after("[\"cross\"]", "[\"cross\", \"cross:\"]"), "no name for a stage");
         only(after("[\"cross\"]", "[\"cross\", \"cross:wire\"]"), "is a key of [cross]");
         only(after("[\"cross\"]", "[\"cross\", \"cross:b\"]"), "t.toml:25:20: cross.b.wire: is missing");
-        only(after("[[cross.wire]]", "[[cross.b.wire]]\nports = []\n[[cross.wire]]"), "there is no key \"b\"");
+        only(after("[[cross.wire]]", "[[cross.b.wire]]\nports = []\n[[cross.wire]]"), "there is no table \"b\"");
         let named = GOOD.replace("[\"cross\"]", "[\"cross:b\"]").replace("[[cross.wire]]", "[[cross.b.wire]]");
         assert!(mistakes(&named).is_empty());
         only(mistakes(&named.replace("[\"cross:b\"]", "[\"cross:b\", \"cross:c\"]")), "cross.c.wire: is missing");

@@ -211,7 +211,7 @@ impl<'i> Table<'i> {
 
     /// Takes a key out; `name` counts as known from now on.
     pub fn take(&mut self, name: &'static str) -> Option<Item<'i>> {
-        self.known.push(name);
+        self.know(name);
         let path = self.path_of(name);
         self.table.remove(name).map(|value| Item { value, path })
     }
@@ -224,7 +224,9 @@ impl<'i> Table<'i> {
 
     /// Names a key that may be there, for suggestions.
     pub fn know(&mut self, name: &'static str) {
-        self.known.push(name);
+        if !self.known.contains(&name) {
+            self.known.push(name);
+        }
     }
 
     /// Everything that is left, as (name, place of the name, value).
@@ -273,7 +275,8 @@ impl<'i> Table<'i> {
         }
         for (name, span, item) in self.rest() {
             let place = reader.source.start(&span);
-            reader.mistakes.unknown(&place, &item.path, "key", &name, known.iter().copied());
+            let what = if item.is_table() { "table" } else { "key" };
+            reader.mistakes.unknown(&place, &item.path, what, &name, known.iter().copied());
         }
     }
 }

@@ -1,0 +1,98 @@
+//! The real binary's `check` and `describe`: what they say, and how they exit.
+
+use std::process::{Command, Output};
+
+fn flowgate(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_flowgate"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(arguments)
+        .output()
+        .expect("the binary runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("text")
+}
+
+/// (place, key, a part of the message or of the help).
+const TWELVE: &[(&str, &str, &str)] = &[
+    ("tests/config/bad.txt:3:3", "set.bad.file", "expected an address"),
+    ("tests/config/twelve.toml:4:13", "worker.cores", "core 2 is taken twice"),
+    ("tests/config/twelve.toml:5:1", "worker.burts", "did you mean \"burst\"?"),
+    ("tests/config/twelve.toml:8:13", "memory.hugepages", "did you mean \"off\"?"),
+    (
+        "tests/config/twelve.toml:9:11",
+        "memory.packets",
+        "expected an integer from 1024 to 16777216 or \"auto\", found 12",
+    ),
+    ("tests/config/twelve.toml:13:10", "port[0].device", "expected a PCI address such as"),
+    ("tests/config/twelve.toml:19:7", "port[1].mtu", "expected an integer from 68 to 9600, found a string"),
+    ("tests/config/twelve.toml:22:11", "set.office[0]", "did you mean \"10.0.0.0/8\"?"),
+    ("tests/config/twelve.toml:22:25", "set.office[1]", "did you mean \"office\"?"),
+    ("tests/config/twelve.toml:26:18", "service.web[1]", "did you mean \"tcp/443\"?"),
+    ("tests/config/twelve.toml:32:17", "cross.wire[0].ports", "did you mean \"lan\"?"),
+    ("tests/config/twelve.toml:35:9", "", "expected a value behind \"=\""),
+];
+
+#[test]
+fn twelve_mistakes_are_twelve_messages() {
+    let output = flowgate(&["check", "tests/config/twelve.toml", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let list: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).expect("a list");
+    assert_eq!(list.len(), TWELVE.len(), "{list:#?}");
+    for (mistake, (place, key, part)) in list.iter().zip(TWELVE) {
+        let file = mistake["file"].as_str().expect("a place");
+        assert_eq!(format!("{file}:{}:{}", mistake["line"], mistake["column"]), *place);
+        assert_eq!(mistake["key"], *key);
+        let said = format!("{} {}", mistake["message"].as_str().unwrap_or(""), mistake["help"].as_str().unwrap_or(""));
+        assert!(said.contains(part), "{place}: {said}");
+    }
+}
+
+#[test]
+fn people_see_the_line_and_a_caret() {
+    let output = flowgate(&["check", "tests/config/twelve.toml"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = text(&output.stdout);
+    for (place, ..) in TWELVE {
+        assert!(text.contains(&format!("{place}: ")), "{place} in {text}");
+    }
+    assert!(text.contains(" 5 | burts = 32\n   | ^\n   = did you mean \"burst\"?\n"), "{text}");
+    assert!(text.contains(" 3 |   192.0.2.300  # no such address\n   |   ^\n"), "{text}");
+    assert!(text.ends_with("12 mistakes in tests/config/twelve.toml\n"), "{text}");
+    assert!(!text.contains('\x1b'), "colours where there is no terminal");
+}
+
+#[test]
+fn a_good_file_is_summed_up() {
+    let output = flowgate(&["check", "tests/config/good.toml"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    let text = text(&output.stdout);
+    let expected = "tests/config/good.toml is good: 2 ports (lan, wan), 1 worker, 1 stage (cross), 0 rules.\n";
+    assert!(text.starts_with(expected), "{text}");
+    assert_eq!(flowgate(&["check", "tests/config/good.toml", "--json"]).stdout, b"[]\n");
+}
+
+#[test]
+fn exit_codes() {
+    assert_eq!(flowgate(&["check", "tests/config/none.toml"]).status.code(), Some(3));
+    assert_eq!(flowgate(&["check"]).status.code(), Some(2));
+    assert_eq!(flowgate(&["describe", "tests/config/twelve.toml"]).status.code(), Some(1));
+    assert_eq!(flowgate(&["--version"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_pipeline_is_described() {
+    let output = flowgate(&["--describe", "tests/config/good.toml"]);
+    assert_eq!(output.status.code(), Some(0));
+    let shown = text(&output.stdout);
+    assert!(shown.contains("1. cross\n") && shown.contains("no-wire") && shown.contains("engine.tx-full"), "{shown}");
+    let output = flowgate(&["--describe", "tests/config/good.toml", "--json"]);
+    let described: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(described["stages"][0]["stage"], "cross");
+    assert_eq!(described["stages"][0]["drops"][0]["name"], "no-wire");
+    let all: serde_json::Value = serde_json::from_slice(&flowgate(&["describe", "--json"]).stdout).expect("JSON");
+    assert!(
+        all["stages"].as_array().is_some_and(|stages| stages.iter().any(|stage| stage["keys"][0]["name"] == "wire"))
+    );
+}
