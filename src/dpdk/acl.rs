@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 use dpdk_sys as sys;
 
-use super::eal::Eal;
+use super::eal::{Eal, Lease};
 use crate::packet::BATCH;
 
 /// How a field is compared.
@@ -54,6 +54,8 @@ pub enum BuildError {
     TooLarge,
     /// rte_acl refused with this errno.
     Refused(i32),
+    /// The EAL has been closed.
+    Closed,
 }
 
 impl fmt::Display for BuildError {
@@ -61,6 +63,7 @@ impl fmt::Display for BuildError {
         match self {
             BuildError::TooLarge => f.write_str("the classifier does not fit in the memory it may take"),
             BuildError::Refused(errno) => write!(f, "rte_acl refused the rules (errno {errno})"),
+            BuildError::Closed => f.write_str("DPDK has been closed"),
         }
     }
 }
@@ -75,6 +78,8 @@ pub struct Table {
     rules: usize,
     bytes: usize,
     algorithm: &'static str,
+    /// Keeps the EAL's memory until the context is freed.
+    _lease: Lease,
 }
 
 // SAFETY: after `build` the context is only read, by classify, which rte_acl allows from any number of threads.
@@ -105,7 +110,7 @@ impl Table {
     /// Builds a table of the rules in `values` (`fields.len()` values each), the first taking precedence, in at most
     /// `max_bytes` of EAL memory. Blocks for up to some seconds; the work memory comes from malloc and is freed.
     pub fn build(
-        _eal: &'static Eal,
+        eal: &'static Eal,
         fields: &[Field],
         values: &[Value],
         max_bytes: usize,
@@ -117,6 +122,7 @@ impl Table {
         if rules > Table::MAX_RULES {
             return Err(BuildError::TooLarge);
         }
+        let lease = eal.lease().map_err(|_| BuildError::Closed)?;
         // One at a time, so that the growth of the heap is this table's.
         let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
         let before = heap_bytes();
@@ -129,12 +135,12 @@ impl Table {
             rule_size: (words * 8) as u32,
             max_rule_num: rules as u32,
         };
-        // SAFETY: the EAL has started (`_eal`); the parameters outlive the call.
+        // SAFETY: the EAL has started and the lease keeps it; the parameters outlive the call.
         let context = unsafe { sys::rte_acl_create(&parameters) };
         let Some(context) = NonNull::new(context) else { return Err(BuildError::TooLarge) };
         let key_len =
             fields.iter().map(|field| field.offset as usize + usize::from(field.size)).max().unwrap_or(0).max(4);
-        let mut table = Table { context, key_len, rules, bytes: 0, algorithm: "scalar" };
+        let mut table = Table { context, key_len, rules, bytes: 0, algorithm: "scalar", _lease: lease };
 
         let image = image(fields.len(), values);
         // SAFETY: `image` holds `rules` rules of `rule_size` bytes each, laid out as rte_acl.h says; they are copied.

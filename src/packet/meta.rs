@@ -77,8 +77,7 @@ pub struct Meta {
     pub l4_words: u8,
     /// Transport protocol (IANA number); of a later fragment the one its first fragment carries.
     pub proto: u8,
-    /// TCP flags (CWR to FIN) and 0; or ICMP type and code; of a frame that is neither IP nor ARP its EtherType, or its
-    /// 802.3 length, in wire order.
+    /// TCP flags (CWR to FIN) and 0; or ICMP type and code.
     pub detail: [u8; 2],
     /// Port it arrived on.
     pub port: u8,
@@ -122,17 +121,13 @@ impl Meta {
         self.flags & flags != 0
     }
 
-    /// The EtherType, or the 802.3 length if it is below 0x0600.
+    /// The EtherType of a packet decoded to L3 or deeper; of an 802.3 frame its length, which is below 0x0600.
     #[inline]
     pub fn ethertype(&self) -> u16 {
-        if self.has(flag::IPV4) {
-            0x0800
-        } else if self.has(flag::IPV6) {
-            0x86dd
-        } else if self.has(flag::ARP) {
-            0x0806
-        } else {
-            u16::from_be_bytes(self.detail)
+        match self.flags & (flag::IPV4 | flag::IPV6) {
+            0 => self.sport,
+            flag::IPV6 => 0x86dd,
+            _ => 0x0800,
         }
     }
 

@@ -1,7 +1,7 @@
 //! How the packets of a batch find the rule that decides them: by comparing the whole batch with one condition after the
 //! other while there are few, by a classifier table beyond that.
 
-use crate::dpdk::acl::{Compare, Field, Table, Value};
+use crate::dpdk::acl::{BuildError, Compare, Field, Table, Value};
 use crate::dpdk::eal::Eal;
 use crate::packet::meta::flag;
 use crate::packet::{BATCH, Mask, Meta, bits};
@@ -362,71 +362,33 @@ impl Family {
 const V4_WORDS: usize = 4 + 2 * Family::V4.words();
 const V6_WORDS: usize = 4 + 2 * Family::V6.words();
 
-/// Classifier tables, those of earlier rules first, and the rule of each of their entries.
+/// A classifier table and the rule of each of its entries. rte_acl itself makes several tries where one would grow too
+/// large; cutting the list into several tables takes more memory, not less.
 #[derive(Debug)]
-pub struct Tables {
-    tables: Vec<(Table, Vec<u32>)>,
+struct Trie {
+    table: Table,
+    rules: Vec<u32>,
     fields: usize,
-    classes: bool,
 }
 
-impl Tables {
-    /// The most parts a rule list is split into when one table would be too large.
-    const MOST: usize = 8;
-
-    fn build(eal: &'static Eal, family: Family, entries: &[Entry], max_bytes: usize) -> Result<Tables, String> {
+impl Trie {
+    fn build(eal: &'static Eal, family: Family, entries: &[Entry], max_bytes: usize) -> Result<Trie, BuildError> {
         let groups = Groups::of(entries);
         let fields = groups.fields(family);
-        let mut tables = Tables { tables: Vec::new(), fields: fields.len(), classes: groups.classes };
-        tables.add(eal, family, groups, &fields, entries, max_bytes, Tables::MOST)?;
-        Ok(tables)
-    }
-
-    /// Adds tables for `entries`, halving them while they do not fit, into at most `most` parts.
-    #[allow(clippy::too_many_arguments)]
-    fn add(
-        &mut self,
-        eal: &'static Eal,
-        family: Family,
-        groups: Groups,
-        fields: &[Field],
-        entries: &[Entry],
-        max_bytes: usize,
-        most: usize,
-    ) -> Result<(), String> {
         let mut values = Vec::with_capacity(entries.len() * fields.len());
         entries.iter().for_each(|entry| groups.values(family, entry, &mut values));
-        let left = max_bytes.saturating_sub(self.bytes());
-        match Table::build(eal, fields, &values, left.max(1)) {
-            Ok(table) if table.bytes() <= left => {
-                self.tables.push((table, entries.iter().map(|entry| entry.rule + 1).collect()));
-                Ok(())
-            }
-            Err(crate::dpdk::acl::BuildError::Refused(errno)) => Err(format!("rte_acl refused them (errno {errno})")),
-            _ if most < 2 || entries.len() < 2 => Err("they do not fit".into()),
-            _ => {
-                drop(values);
-                let (early, late) = entries.split_at(entries.len() / 2);
-                self.add(eal, family, groups, fields, early, max_bytes, most / 2)?;
-                self.add(eal, family, groups, fields, late, max_bytes, most / 2)
-            }
+        let table = Table::build(eal, &fields, &values, max_bytes.max(1))?;
+        if table.bytes() > max_bytes {
+            return Err(BuildError::TooLarge);
         }
-    }
-
-    /// Memory all of them take.
-    fn bytes(&self) -> usize {
-        self.tables.iter().map(|(table, rules)| table.bytes() + rules.len() * 4).sum()
+        Ok(Trie { table, rules: entries.iter().map(|entry| entry.rule + 1).collect(), fields: fields.len() })
     }
 
     #[inline]
     fn find<const WORDS: usize>(&self, keys: &[[u32; WORDS]], found: &mut [u32; BATCH]) {
-        let mut entries = [0; BATCH];
-        for (n, (table, rules)) in self.tables.iter().enumerate() {
-            table.classify(keys, &mut entries);
-            for (found, entry) in found.iter_mut().zip(&entries[..keys.len()]) {
-                let rule = (*entry as usize).checked_sub(1).map_or(0, |entry| rules[entry]);
-                *found = if n == 0 || *found == 0 { rule } else { *found };
-            }
+        self.table.classify(keys, found);
+        for found in &mut found[..keys.len()] {
+            *found = (*found as usize).checked_sub(1).map_or(0, |entry| self.rules[entry]);
         }
     }
 }
@@ -467,7 +429,7 @@ pub const FEW: usize = 8;
 enum How {
     Nothing,
     Linear(Linear),
-    Tables(Tables),
+    Trie(Trie),
 }
 
 /// Finds the first condition that is true of a packet.
@@ -475,7 +437,6 @@ enum How {
 pub struct Matcher {
     family: Family,
     how: How,
-    entries: usize,
     /// The rule of packets that none is true of, from 1; 0 if there is none.
     otherwise: u32,
     /// True if some condition asks for a class.
@@ -498,10 +459,10 @@ impl Matcher {
         let how = match entries.len() {
             0 => How::Nothing,
             some if some <= few => How::Linear(Linear::new(entries)),
-            _ => How::Tables(Tables::build(eal()?, family, entries, max_bytes)?),
+            _ => How::Trie(Trie::build(eal()?, family, entries, max_bytes).map_err(|error| error.to_string())?),
         };
         let classes = Groups::of(entries).classes;
-        Ok(Matcher { family, how, entries: entries.len(), otherwise, classes })
+        Ok(Matcher { family, how, otherwise, classes })
     }
 
     /// For each packet of `mask`, in order, the rule that decides it, counted from 1; 0 if none does. All are of the
@@ -522,13 +483,13 @@ impl Matcher {
                     open != 0
                 });
             }
-            How::Tables(tables) if self.family == Family::V4 => {
+            How::Trie(trie) if self.family == Family::V4 => {
                 let keys = keys::<{ Family::V4.words() }, V4_WORDS>(mask, facts, self.family, classes);
-                tables.find(&keys[..packets], found);
+                trie.find(&keys[..packets], found);
             }
-            How::Tables(tables) => {
+            How::Trie(trie) => {
                 let keys = keys::<{ Family::V6.words() }, V6_WORDS>(mask, facts, self.family, classes);
-                tables.find(&keys[..packets], found);
+                trie.find(&keys[..packets], found);
             }
         }
         if self.otherwise != 0 {
@@ -539,7 +500,7 @@ impl Matcher {
     /// Memory of its tables.
     pub fn bytes(&self) -> usize {
         match &self.how {
-            How::Tables(tables) => tables.bytes(),
+            How::Trie(trie) => trie.table.bytes() + trie.rules.len() * 4,
             How::Nothing | How::Linear(_) => 0,
         }
     }
@@ -549,15 +510,10 @@ impl Matcher {
         match &self.how {
             How::Nothing => "decided without a lookup".into(),
             How::Linear(linear) => format!("{} conditions, compared in turn", linear.entries.len()),
-            How::Tables(tables) => {
-                let split = match tables.tables.len() {
-                    1 => String::new(),
-                    parts => format!(" in {parts} tables"),
-                };
-                let classes = if tables.classes { ", with set classes" } else { "" };
-                let algorithm = tables.tables.first().map_or("", |(table, _)| table.algorithm());
-                let (entries, fields, kib) = (self.entries, tables.fields, self.bytes().div_ceil(1024));
-                format!("{entries} conditions on {fields} fields{classes}, {kib} KiB{split}, {algorithm}")
+            How::Trie(trie) => {
+                let classes = if self.classes { ", with set classes" } else { "" };
+                let (fields, kib, algorithm) = (trie.fields, self.bytes().div_ceil(1024), trie.table.algorithm());
+                format!("{} conditions on {fields} fields{classes}, {kib} KiB, {algorithm}", trie.rules.len())
             }
         }
     }

@@ -234,7 +234,7 @@ fn agree(rules: &[Rule], packets: &[(Meta, u8)], few: usize) -> Result<(), TestC
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(160))]
+    #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
     fn compiled_and_read_rules_agree(
@@ -305,41 +305,24 @@ fn aimed_at(rules: &[Rule], count: usize) -> Vec<(Meta, u8)> {
 
 #[test]
 fn thousands_of_rules_agree() {
-    for (count, shortest) in [(3000, 16), (1500, 1)] {
+    for (count, shortest) in [(2000, 16), (600, 1)] {
         let rules = many_rules(count, shortest);
-        agree(&rules, &aimed_at(&rules, 6400), matcher::FEW).expect("both agree");
+        agree(&rules, &aimed_at(&rules, 3200), matcher::FEW).expect("both agree");
     }
 }
 
 #[test]
-fn a_list_too_large_for_one_table_is_split_and_agrees() {
+fn what_does_not_fit_is_refused() {
     let rules = many_rules(1200, 1);
-    let whole = compile(&rules, PORTS, Limits { few: 8, memory: 256 << 20 }, &mut eal).expect("it fits");
-    let packets = aimed_at(&rules, 1280);
-    let bytes = whole.program(whole.program_of(&packets[0].0, 1).expect("IP")).0.decide.bytes();
-    let mut split = false;
-    for share in [2, 3, 4, 6] {
-        let limits = Limits { few: 8, memory: bytes / share };
-        let Ok(compiled) = compile(&rules, PORTS, limits, &mut eal) else { continue };
-        split |= compiled.describe(&["a".into(), "b".into()]).iter().any(|line| line.contains("tables"));
-        assert!(compiled.program(compiled.program_of(&packets[0].0, 1).expect("IP")).0.decide.bytes() <= bytes / share);
-        for (meta, out) in &packets {
-            let (program, classes) = compiled.program(compiled.program_of(meta, *out).expect("IP"));
-            let (mut facts, mut found) = ([const { Meta::UNKNOWN }; BATCH], [9; BATCH]);
-            facts[5] = meta.clone();
-            program.decide.find(1 << 5, &facts, classes, &mut found);
-            assert_eq!(found[0] as usize, linear::judge(&rules, meta, *out).0.map_or(0, |rule| rule + 1));
-        }
-    }
-    assert!(split, "some share of {bytes} bytes holds the rules in several tables");
-    let refusal = compile(&rules, PORTS, Limits { few: 8, memory: 1 << 12 }, &mut eal).expect_err("too small");
-    assert!(refusal.message.contains("do not fit"), "{}", refusal.message);
+    let limits = Limits { few: 8, memory: 1 << 20 };
+    let refusal = compile(&rules, PORTS, limits, &mut eal).expect_err("too small");
+    assert!(refusal.message.starts_with("1200 conditions cannot be compiled in 1 MiB"), "{}", refusal.message);
 }
 
 #[test]
 fn big_sets_do_not_multiply_rules() {
     let mut random = Numbered(3);
-    let mut list = || Addresses { v4: (0..20_000).map(|_| random.prefix(20, 32)).collect(), v6: Vec::new() };
+    let mut list = || Addresses { v4: (0..2000).map(|_| random.prefix(20, 32)).collect(), v6: Vec::new() };
     let mut rules = many_rules(40, 8);
     for n in 0..4 {
         (rules[n * 7].source, rules[n * 9 + 1].destination) = (list(), list());
@@ -347,7 +330,7 @@ fn big_sets_do_not_multiply_rules() {
     let compiled = compile(&rules, PORTS, Limits { few: 8, memory: 64 << 20 }, &mut eal).expect("it fits");
     let lines = compiled.describe(&["a".into(), "b".into()]);
     assert!(lines.iter().any(|line| line.starts_with("IPv4 sets:")), "{lines:?}");
-    agree(&rules, &aimed_at(&rules, 2560), 8).expect("both agree");
+    agree(&rules, &aimed_at(&rules, 1280), 8).expect("both agree");
 }
 
 /// A stage compiled from TOML, and all that surrounds it.
@@ -507,9 +490,9 @@ fn rules_decide_in_the_order_of_the_file() {
             tcp("10.0.0.5", "198.51.100.9", 23),
             tagged,
             fragment,
-            Meta { flags: flag::ARP, ..Meta::UNKNOWN },
-            Meta { detail: [0x88, 0xcc], ..Meta::UNKNOWN },
-            Meta { detail: [0x00, 0x26], ..Meta::UNKNOWN },
+            Meta { flags: flag::ARP, sport: 0x0806, ..Meta::UNKNOWN },
+            Meta { sport: 0x88cc, ..Meta::UNKNOWN },
+            Meta { sport: 0x0026, ..Meta::UNKNOWN },
         ],
         1,
     );
