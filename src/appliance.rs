@@ -3,26 +3,28 @@
 //! Starts everything or nothing: whatever fails, what was begun is undone before the error is returned, and there is one
 //! error. Stopping takes everything down again in the opposite order and says whether every buffer came back.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::arch::Clock;
 use crate::config::Config;
-use crate::config::machine::Hugepages;
-use crate::config::port::{Device, Offload};
-use crate::config::source::Mistake;
+use crate::config::machine::{self, Idle};
+use crate::config::port::{self, Device, Offload};
+use crate::config::source::{Mistake, Mistakes};
 use crate::config::units::Auto;
 use crate::control::{DeviceCounters, PortState, PortView, Running, WorkerView};
-use crate::dpdk::eal::{self, Affinity, Eal, EalConfig};
+use crate::dpdk::eal::{self, Affinity, Eal, EalConfig, Hugepages};
+use crate::dpdk::error::Error;
 use crate::dpdk::pool::Pool;
-use crate::dpdk::port::{Port, PortConfig};
+use crate::dpdk::port::{Port, PortConfig, RxQueue, TxQueue};
 use crate::dpdk::ring::ring;
 use crate::io::dpdk::DpdkIo;
+use crate::packet::BATCH;
 use crate::packet::steer::Key;
 use crate::stage::pipeline::{self, Blueprint};
-use crate::stats::{Published, Sheet};
+use crate::stats::Sheet;
 use crate::worker::{self, Handoff, L2_OVERHEAD, Mailbox, Setup, Signals, Worker};
 
 /// Why the appliance did not start.
@@ -34,22 +36,29 @@ pub enum Failure {
     Environment(String),
 }
 
-impl From<crate::dpdk::error::Error> for Failure {
-    fn from(error: crate::dpdk::error::Error) -> Failure {
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
         Failure::Environment(error.to_string())
     }
 }
 
-/// Frames a ring between two workers holds.
+/// Frames a ring between two workers holds, less one.
 const RING: usize = 1024;
+/// Buffers an lcore's cache may hold: one and a half times its nominal size.
+const CACHED: usize = 384;
+/// DPDK's own memory beside packet buffers and tables, MB.
+const EAL_OWN: u64 = 32;
+/// What the tables of stages may take, MB.
+const TABLES: u64 = 256;
 
 /// A running appliance.
 pub struct Appliance {
     running: Arc<Running>,
     workers: Vec<eal::Running<Worker<DpdkIo>>>,
     signals: Arc<Signals>,
+    clock: Arc<Clock>,
     ports: Vec<Arc<LivePort>>,
-    pool: Pool,
+    pools: BTreeMap<u32, Arc<Pool>>,
     eal: &'static Eal,
     /// What the operator should know about how it started.
     pub notes: Vec<String>,
@@ -57,14 +66,419 @@ pub struct Appliance {
 
 /// What is left when it has stopped.
 pub struct Stopped {
-    /// Every worker's last counters.
-    pub sheets: Vec<Sheet>,
+    /// Every worker's last counters, by index; none of a worker that panicked.
+    pub sheets: Vec<Option<Sheet>>,
     /// The ports' last state.
     pub ports: Vec<PortState>,
     /// Packet buffers that did not come back; zero unless flowgate has a defect.
     pub missing_buffers: usize,
-    /// Messages of workers that panicked.
-    pub panics: Vec<String>,
+    /// What else went wrong: panics of workers, ports that could not be stopped.
+    pub troubles: Vec<String>,
     /// The pipeline.
     pub blueprint: Blueprint,
+}
+
+/// A port as control sees it.
+struct LivePort {
+    fixed: PortState,
+    /// Taken out when the appliance stops.
+    port: Mutex<Option<Port>>,
+}
+
+impl LivePort {
+    fn with<R>(&self, look: impl FnOnce(&Port) -> R) -> Option<R> {
+        self.port.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(look)
+    }
+}
+
+impl PortView for LivePort {
+    fn state(&self) -> PortState {
+        let mut state = self.fixed.clone();
+        self.with(|port| {
+            let (link, stats) = (port.link(), port.stats());
+            state.link = if link.up { "up" } else { "down" }.into();
+            state.speed = link.speed;
+            state.device_counters = DeviceCounters {
+                rx_packets: stats.rx_packets,
+                rx_bytes: stats.rx_bytes,
+                rx_missed: stats.rx_missed,
+                rx_errors: stats.rx_errors,
+                rx_no_buffer: stats.rx_no_buffer,
+                tx_packets: stats.tx_packets,
+                tx_bytes: stats.tx_bytes,
+                tx_errors: stats.tx_errors,
+            };
+        });
+        state
+    }
+
+    fn link_up(&self) -> bool {
+        self.with(|port| port.link().up).unwrap_or(false)
+    }
+}
+
+/// A port before its workers have its queues.
+struct Begun {
+    port: Port,
+    rx: Vec<Option<RxQueue>>,
+    tx: Vec<Option<TxQueue>>,
+}
+
+impl Appliance {
+    /// Starts what a file describes.
+    pub fn start(config: &Config) -> Result<Appliance, Failure> {
+        let usable: Vec<u16> = Affinity::current().cpus().collect();
+        let cores = config.worker.on(&usable).map_err(Failure::Findings)?;
+        let eal = Eal::start(&eal_config(config, &cores))?;
+        Appliance::begin(config, eal, &cores).inspect_err(|_| eal.close())
+    }
+
+    fn begin(config: &Config, eal: &'static Eal, cores: &[u16]) -> Result<Appliance, Failure> {
+        let workers = cores.len();
+        let probed: Vec<Result<Port, Error>> =
+            config.ports.iter().map(|port| Port::probe(eal, port.device.text())).collect();
+        let macs: Vec<_> = probed.iter().map(|port| port.as_ref().ok().map(Port::mac)).collect();
+        // What is wrong with the file comes before what is wrong with the machine.
+        let blueprint = pipeline::compile(config, workers, &macs).map_err(Failure::Findings)?;
+        let ports = probed.into_iter().zip(&config.ports).map(|(port, of)| port.map_err(|error| about(of, &error)));
+        let ports: Vec<Port> = ports.collect::<Result<_, _>>()?;
+        check_queues(config, workers)?;
+        let pools = pools(config, eal, &ports, workers)?;
+        let mut begun = Vec::new();
+        for (mut port, of) in ports.into_iter().zip(&config.ports) {
+            let pool = &pools[&port.abilities().node];
+            let wanted = port_config(config, of, &port, workers, pools.len() == 1);
+            port.configure(&wanted, pool).map_err(|error| about(of, &error))?;
+            let (rx, tx) = port.start().map_err(|error| about(of, &error))?;
+            let (rx, tx) = (rx.into_iter().map(Some).collect(), tx.into_iter().map(Some).collect());
+            begun.push(Begun { port, rx, tx });
+        }
+
+        let links = Arc::new(AtomicU64::new(u64::MAX));
+        let signals = Arc::new(Signals::default());
+        let tsc_hz = eal.tsc_hz();
+        let clock = Arc::new(Clock::new(tsc_hz));
+        let yields = config.worker.idle == Idle::Yield || config.worker.oversubscribe;
+        let handoffs = handoffs(workers, &begun)?;
+        let (mut running, mut views) = (Vec::new(), Vec::new());
+        for (index, handoff) in handoffs.into_iter().enumerate() {
+            let io = DpdkIo::new(take_queues(index, workers, &mut begun), pools[&eal_node(eal, index, &pools)].clone());
+            let setup = Setup {
+                blueprint: blueprint.clone(),
+                index,
+                burst: config.worker.burst.0 as usize,
+                longest: config.ports.iter().map(|port| port.mtu.0 as u16 + L2_OVERHEAD as u16).collect(),
+                links: links.clone(),
+                handoff,
+            };
+            let published = Arc::new(blueprint.layout.published());
+            let mailbox = Arc::new(Mailbox::default());
+            views.push(WorkerView { core: cores[index].into(), published: published.clone(), mailbox: mailbox.clone() });
+            let (clock, signals) = (clock.clone(), signals.clone());
+            let launched = eal.launch(index, move || {
+                let mut worker = Worker::new(io, (), setup);
+                worker::run(&mut worker, &clock, &signals, &published, &mailbox, yields);
+                worker
+            });
+            match launched {
+                Ok(worker) => running.push(worker),
+                Err(error) => {
+                    signals.stop.store(true, Ordering::Relaxed);
+                    drop(running);
+                    return Err(error.into());
+                }
+            }
+        }
+        eal.pin_control();
+        let ports: Vec<Arc<LivePort>> =
+            begun.into_iter().zip(&config.ports).map(|(begun, of)| Arc::new(live(begun.port, of))).collect();
+        let views_of_ports = ports.iter().map(|port| port.clone() as Arc<dyn PortView>).collect();
+        let path = config.source.path().to_owned();
+        let running_view = Arc::new(Running::new(path, blueprint, views, views_of_ports, links, tsc_hz));
+        running_view.follow_links();
+        let notes = eal.notes().to_vec();
+        Ok(Appliance { running: running_view, workers: running, signals, clock, ports, pools, eal, notes })
+    }
+
+    /// What control knows of it.
+    pub fn running(&self) -> Arc<Running> {
+        self.running.clone()
+    }
+
+    /// The first worker that has ended although nobody stopped it.
+    pub fn gone(&self) -> Option<usize> {
+        self.workers.iter().position(eal::Running::is_finished)
+    }
+
+    /// Lets the workers' clock follow the system's; called by control now and then.
+    pub fn correct_clock(&self) {
+        self.clock.correct();
+    }
+
+    /// Stops the workers, then the ports, and gives everything back.
+    pub fn stop(self) -> Stopped {
+        self.signals.stop.store(true, Ordering::Relaxed);
+        let (mut sheets, mut troubles, mut workers) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, worker) in self.workers.into_iter().enumerate() {
+            match worker.join() {
+                Ok(worker) => workers.push(Some(worker)),
+                Err(panic) => {
+                    troubles.push(format!("worker {index} panicked: {panic}; this is a defect of flowgate, report it"));
+                    workers.push(None);
+                }
+            }
+        }
+        for worker in &mut workers {
+            if let Some(worker) = worker {
+                worker.drain();
+            }
+            sheets.push(worker.as_ref().map(|worker| worker.sheet().clone()));
+        }
+        // Queues go with their workers, and a port stops when no queue is left.
+        drop(workers);
+        let ports: Vec<PortState> = self.ports.iter().map(|port| port.state()).collect();
+        for (port, state) in self.ports.iter().zip(&ports) {
+            let port = port.port.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(Err(error)) = port.map(|mut port| port.stop()) {
+                troubles.push(format!("port {}: {error}", state.name));
+            }
+        }
+        let missing_buffers = self.pools.values().map(|pool| pool.in_use()).sum();
+        let blueprint = self.running.blueprint.clone();
+        drop(self.running);
+        drop(self.pools);
+        self.eal.close();
+        Stopped { sheets, ports, missing_buffers, troubles, blueprint }
+    }
+}
+
+/// An error of a port's, under the port's name.
+fn about(port: &port::Port, error: &Error) -> Failure {
+    Failure::Environment(format!("port {:?} ({}): {error}", port.name.value, port.name.place))
+}
+
+/// More queues than workers would leave queues that nobody polls.
+fn check_queues(config: &Config, workers: usize) -> Result<(), Failure> {
+    let mut mistakes = Mistakes::default();
+    for port in &config.ports {
+        for (key, queues) in [("rx_queues", &port.rx_queues), ("tx_queues", &port.tx_queues)] {
+            if let Auto::Given(queues) = queues
+                && queues.0 as usize > workers
+            {
+                let message = format!("port {:?} has {key} = {}, and there are {workers} workers", port.name.value, queues.0);
+                let help = "a worker owns one queue of each port: add cores or take queues away";
+                mistakes.with_help(&port.name.place, &format!("port.{key}"), message, help);
+            }
+        }
+    }
+    if mistakes.is_empty() { Ok(()) } else { Err(Failure::Findings(mistakes.into_sorted())) }
+}
+
+fn eal_config(config: &Config, cores: &[u16]) -> EalConfig {
+    let pci = |port: &port::Port| match &port.device.value {
+        Device::Pci(_) => Some(port.device.name().to_owned()),
+        Device::Virtual(_) => None,
+    };
+    let debug = config.control.log == machine::Log::Debug;
+    EalConfig {
+        hugepages: match config.memory.hugepages {
+            machine::Hugepages::Auto => Hugepages::Auto,
+            machine::Hugepages::Require => Hugepages::Require,
+            machine::Hugepages::Off => Hugepages::Off,
+        },
+        memory: memory(config, cores.len()),
+        cores: cores.to_vec(),
+        oversubscribe: config.worker.oversubscribe,
+        prefix: prefix(&config.control.socket.0),
+        pci: config.ports.iter().filter_map(pci).collect(),
+        secondary: false,
+        telemetry: false,
+        verbose: debug,
+        log_level: if debug { vec!["debug".into()] } else { Vec::new() },
+        extra: config.eal.extra.clone(),
+    }
+}
+
+/// The name of an instance's runtime files: its control socket's, so that instances with sockets of their own live side by
+/// side.
+fn prefix(socket: &str) -> String {
+    let word = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    let name: String = socket.trim_start_matches('/').chars().map(word).collect();
+    // The longest name DPDK can make of it must stay a file name.
+    format!("flowgate-{}", &name[name.len().saturating_sub(64)..])
+}
+
+/// Largest MTU of all ports.
+fn mtu(config: &Config) -> u16 {
+    config.ports.iter().map(|port| port.mtu.0 as u16).max().unwrap_or(1500)
+}
+
+/// DPDK's memory in MB, before the ports are known in detail.
+fn memory(config: &Config, workers: usize) -> u32 {
+    if let Auto::Given(limit) = &config.memory.limit {
+        return u32::try_from(limit.0 >> 20).unwrap_or(u32::MAX);
+    }
+    let packets = packets(config, workers, config.ports.iter().map(|_| (workers, workers)));
+    let bytes = packets as u64 * Pool::footprint(mtu(config)) as u64;
+    u32::try_from((bytes * 11 / 10 >> 20) + EAL_OWN + TABLES).unwrap_or(u32::MAX)
+}
+
+/// Buffers for ports with so many (receive, transmit) queues: what descriptors, caches, rings and bursts can hold at once.
+fn packets(config: &Config, workers: usize, queues: impl Iterator<Item = (usize, usize)>) -> usize {
+    if let Auto::Given(packets) = &config.memory.packets {
+        return packets.0 as usize;
+    }
+    let rings: usize = queues.map(|(rx, tx)| rx + tx).zip(&config.ports).map(|(n, of)| n * of.descriptors.0 as usize).sum();
+    let ports = config.ports.len();
+    let handoff = if workers > 1 { workers * (workers - 1 + ports) * RING } else { 0 };
+    rings + handoff + workers * (CACHED + (ports + 2) * BATCH) + CACHED + 1024
+}
+
+/// A pool on each NUMA node that has a port.
+fn pools(config: &Config, eal: &'static Eal, ports: &[Port], workers: usize) -> Result<BTreeMap<u32, Arc<Pool>>, Failure> {
+    let queues = ports.iter().map(|port| {
+        let able = port.abilities();
+        (usize::from(able.rx_queues).min(workers), usize::from(able.tx_queues).min(workers))
+    });
+    let packets = u32::try_from(packets(config, workers, queues)).unwrap_or(u32::MAX);
+    let mut pools = BTreeMap::new();
+    for port in ports {
+        let node = port.abilities().node;
+        if let std::collections::btree_map::Entry::Vacant(free) = pools.entry(node) {
+            let pool = Pool::new(eal, &format!("packets-{node}"), node, packets, mtu(config))?;
+            free.insert(Arc::new(pool));
+        }
+    }
+    Ok(pools)
+}
+
+/// The node of a worker's CPU if it has a pool, else one that has.
+fn eal_node(eal: &Eal, worker: usize, pools: &BTreeMap<u32, Arc<Pool>>) -> u32 {
+    let node = eal.node(worker);
+    if pools.contains_key(&node) { node } else { pools.keys().next().copied().unwrap_or(0) }
+}
+
+fn port_config(config: &Config, of: &port::Port, port: &Port, workers: usize, one_pool: bool) -> PortConfig {
+    let able = port.abilities();
+    let queues = |asked: &Auto<_>, able: u16| match asked {
+        Auto::Given(crate::config::units::Within::<1, 128>(queues)) => *queues as u16,
+        Auto::Auto => able.min(workers as u16),
+    };
+    PortConfig {
+        rx_queues: queues(&of.rx_queues, able.rx_queues),
+        tx_queues: queues(&of.tx_queues, able.tx_queues),
+        rx_descriptors: of.descriptors.0 as u16,
+        tx_descriptors: of.descriptors.0 as u16,
+        mtu: of.mtu.0 as u16,
+        promiscuous: config.promiscuous(of),
+        checksum: of.checksum == Offload::Auto,
+        rss: of.rss == Offload::Auto,
+        vlan_strip: of.vlan_strip,
+        one_pool,
+    }
+}
+
+/// Which worker owns queue `queue` of port `port`.
+fn owner(queue: usize, port: usize, workers: usize) -> usize {
+    (queue + port) % workers
+}
+
+/// A worker's queues of every port.
+fn take_queues(worker: usize, workers: usize, ports: &mut [Begun]) -> Vec<(Option<RxQueue>, Option<TxQueue>)> {
+    let of = |(index, begun): (usize, &mut Begun)| {
+        // The one queue q with owner(q, index) = worker.
+        let queue = (worker + workers - index % workers) % workers;
+        (begun.rx.get_mut(queue).and_then(Option::take), begun.tx.get_mut(queue).and_then(Option::take))
+    };
+    ports.iter_mut().enumerate().map(of).collect()
+}
+
+/// Every worker's ends of the rings between workers; none for a worker alone.
+fn handoffs(workers: usize, ports: &[Begun]) -> Result<Vec<Option<Handoff>>, Failure> {
+    if workers == 1 {
+        return Ok(vec![None]);
+    }
+    let random = RandomState::new();
+    let key = Key(std::array::from_fn(|word| random.hash_one(word)));
+    let refused = |errno| Failure::Environment(format!("cannot make a ring between workers: {errno}"));
+    let mut all: Vec<Handoff> = (0..workers)
+        .map(|me| Handoff {
+            me,
+            key,
+            to: (0..workers).map(|_| None).collect(),
+            from: Vec::new(),
+            out: ports.iter().map(|_| None).collect(),
+            sends: Vec::new(),
+        })
+        .collect();
+    for from in 0..workers {
+        for to in (0..workers).filter(|to| *to != from) {
+            let (producer, consumer) = ring(RING).map_err(refused)?;
+            all[from].to[to] = Some(producer);
+            all[to].from.push(consumer);
+        }
+        for (port, begun) in ports.iter().enumerate() {
+            let queues = begun.tx.len();
+            if (0..queues).any(|queue| owner(queue, port, workers) == from) {
+                continue;
+            }
+            let sender = owner(from % queues, port, workers);
+            let (producer, consumer) = ring(RING).map_err(refused)?;
+            all[from].out[port] = Some(producer);
+            all[sender].sends.push((port as u8, consumer));
+        }
+    }
+    Ok(all.into_iter().map(Some).collect())
+}
+
+fn live(port: Port, of: &port::Port) -> LivePort {
+    let setup = port.setup().copied();
+    let (mac, able) = (port.mac(), port.abilities());
+    let mac: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+    let offloads = setup.map(|setup| setup.offloads);
+    let fixed = PortState {
+        name: of.name.value.clone(),
+        device: of.device.text().to_owned(),
+        driver: able.driver.clone(),
+        zone: of.zone.as_ref().map(|zone| zone.value.clone()),
+        mac: mac.join(":"),
+        mtu: setup.map_or(0, |setup| setup.mtu),
+        link: String::new(),
+        speed: 0,
+        rx_queues: setup.map_or(0, |setup| setup.rx_queues),
+        tx_queues: setup.map_or(0, |setup| setup.tx_queues),
+        offloads: offloads.map_or_else(BTreeMap::new, |offloads| {
+            let list = [
+                ("checksum", offloads.checksum),
+                ("rss", offloads.rss),
+                ("vlan-strip", offloads.vlan_strip),
+            ];
+            list.into_iter().map(|(name, place)| (name.to_owned(), place.name().to_owned())).collect()
+        }),
+        device_counters: DeviceCounters::default(),
+    };
+    LivePort { fixed, port: Mutex::new(Some(port)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_name_instances() {
+        assert_eq!(prefix("/run/flowgate.sock"), "flowgate-run-flowgate-sock");
+        assert_ne!(prefix("/run/a.sock"), prefix("/run/b.sock"));
+        assert!(prefix(&format!("/{}", "x".repeat(200))).len() < 80);
+    }
+
+    #[test]
+    fn single_queues_are_spread_over_the_workers() {
+        assert_eq!((0..4).map(|port| owner(0, port, 2)).collect::<Vec<_>>(), [0, 1, 0, 1]);
+        for (workers, port) in [(1, 0), (2, 1), (3, 5)] {
+            for worker in 0..workers {
+                let queue = (worker + workers - port % workers) % workers;
+                assert_eq!(owner(queue, port, workers), worker);
+            }
+        }
+    }
 }
