@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 #include <rte_bpf.h>
+#include <rte_cycles.h>
 #include <rte_errno.h>
 #include <rte_lcore.h>
 
@@ -13,6 +14,8 @@ _Static_assert(sizeof(struct fg_frame) == 32, "fg_frame is half a cache line");
 int fg_errno(void) { return rte_errno; }
 
 unsigned int fg_lcore_id(void) { return rte_lcore_id(); }
+
+uint64_t fg_cycles(void) { return rte_get_tsc_cycles(); }
 
 static inline uint16_t rx_flags(const struct rte_mbuf *m)
 {
@@ -73,9 +76,11 @@ uint16_t fg_tx_burst(uint16_t port, uint16_t queue, const struct fg_frame *frame
 		struct rte_mbuf *m = frames[i].token;
 
 		m->data_off = frames[i].head;
+		/* A difference, so that it stays right for a frame of several segments. */
+		m->pkt_len += (uint32_t)frames[i].len - m->data_len;
 		m->data_len = frames[i].len;
-		m->pkt_len = frames[i].len;
-		m->ol_flags = 0;
+		/* What the port said on receive means other things on transmit; how the buffer is held must stay. */
+		m->ol_flags &= RTE_MBUF_F_INDIRECT | RTE_MBUF_F_EXTERNAL;
 		pkts[i] = m;
 	}
 	return rte_eth_tx_burst(port, queue, pkts, n);
@@ -118,6 +123,19 @@ uint32_t fg_relay(uint16_t rx_port, uint16_t rx_queue, uint16_t tx_port, uint16_
 	if (unlikely(sent < got))
 		rte_pktmbuf_free_bulk(&pkts[sent], got - sent);
 	return (uint32_t)got | (uint32_t)sent << 16;
+}
+
+int fg_link(uint16_t port, uint32_t *mbps, uint8_t *up, uint8_t *full_duplex)
+{
+	struct rte_eth_link link;
+	int ret;
+
+	memset(&link, 0, sizeof(link));
+	ret = rte_eth_link_get_nowait(port, &link);
+	*mbps = link.link_speed == RTE_ETH_SPEED_NUM_UNKNOWN ? 0 : link.link_speed;
+	*up = link.link_status == RTE_ETH_LINK_UP;
+	*full_duplex = link.link_duplex == RTE_ETH_LINK_FULL_DUPLEX;
+	return ret;
 }
 
 unsigned int fg_ring_enqueue(struct rte_ring *ring, const struct fg_frame *frames, unsigned int n)

@@ -37,6 +37,10 @@ struct fg_frame {
 
 int fg_errno(void);
 unsigned int fg_lcore_id(void);
+uint64_t fg_cycles(void);
+
+/* Link state without waiting; speed 0 if unknown. struct rte_eth_link differs between releases. */
+int fg_link(uint16_t port, uint32_t *mbps, uint8_t *up, uint8_t *full_duplex);
 
 /* Receive up to n frames. */
 uint16_t fg_rx_burst(uint16_t port, uint16_t queue, struct fg_frame *frames, uint16_t n);

@@ -88,6 +88,9 @@ impl Eal {
         check_version()?;
         let affinity = Affinity::current();
         check_cores(config, &affinity)?;
+        for address in &config.pci {
+            super::port::check_pci(address)?;
+        }
         let mut notes = Vec::new();
         let hugepages = match config.hugepages {
             Hugepages::Off => false,

@@ -175,12 +175,10 @@ pub enum Error {
         /// DPDK's own words, if it said any.
         log: String,
     },
-    /// A ring's size is no power of two, or there is no memory for it.
-    Ring {
-        /// Slots asked for.
-        slots: usize,
-        /// Why.
-        errno: Errno,
+    /// A port cannot be stopped while its queues are in use.
+    QueuesInUse {
+        /// The device.
+        device: String,
     },
 }
 
@@ -263,7 +261,7 @@ impl fmt::Display for Error {
                 write!(f, "`{device}`: {step} failed: {errno}")?;
                 said(f, log)
             }
-            Error::Ring { slots, errno } => write!(f, "a ring of {slots} slots cannot be made: {errno}"),
+            Error::QueuesInUse { device } => write!(f, "`{device}`: its queues are still in use"),
         }
     }
 }

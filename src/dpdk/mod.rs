@@ -5,7 +5,11 @@ pub mod acl;
 pub mod bpf;
 pub mod eal;
 pub mod error;
+pub mod pool;
+pub mod port;
 pub mod ring;
 
 pub use eal::{Eal, EalConfig, Hugepages};
 pub use error::{Errno, Error};
+pub use pool::Pool;
+pub use port::{Port, PortConfig, RxQueue, TxQueue};

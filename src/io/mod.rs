@@ -3,6 +3,7 @@
 use crate::packet::{BATCH, Frame};
 
 pub mod capture;
+pub mod dpdk;
 pub mod memory;
 
 /// One worker's view of the ports: its own queue of each.

@@ -65,6 +65,15 @@ impl Frame {
         hops: 0,
     };
 
+    /// Where `data`, `token`, `len`, `head` and `tail` lie, for the comparison with the C shim's structure.
+    pub const OFFSETS: [usize; 5] = [
+        std::mem::offset_of!(Frame, data),
+        std::mem::offset_of!(Frame, token),
+        std::mem::offset_of!(Frame, len),
+        std::mem::offset_of!(Frame, head),
+        std::mem::offset_of!(Frame, tail),
+    ];
+
     /// A frame over a buffer.
     ///
     /// # Safety
@@ -87,6 +96,14 @@ impl Frame {
     #[inline]
     pub fn take(&mut self) -> Frame {
         std::mem::replace(self, Frame::EMPTY)
+    }
+
+    /// Makes the slot empty where its buffer has been given away. Cheaper than storing `EMPTY`, since only what reaches the
+    /// buffer is cleared.
+    #[inline]
+    pub fn vacate(&mut self) {
+        self.token = std::ptr::null_mut();
+        (self.len, self.head, self.tail, self.vlan_tci) = (0, 0, 0, 0);
     }
 
     /// Bytes in the frame.
