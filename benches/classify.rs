@@ -63,7 +63,7 @@ fn case(style: Style, rules: usize) -> Case {
             }
             _ => {
                 let shortest = if matches!(style, Style::Nasty) { 1 } else { 16 };
-                let len = shortest + random.below(33 - shortest) as u32;
+                let len = shortest + random.below(u64::from(33 - shortest)) as u32;
                 let bits = (random.next() as u32) >> (32 - len) << (32 - len);
                 (u128::from(bits) << 96, format!("{}/{len}", std::net::Ipv4Addr::from(bits)))
             }

@@ -173,11 +173,15 @@ impl Appliance {
             };
             let published = Arc::new(blueprint.layout.published());
             let mailbox = Arc::new(Mailbox::default());
-            views.push(WorkerView { core: cores[index].into(), published: published.clone(), mailbox: mailbox.clone() });
-            let (clock, signals) = (clock.clone(), signals.clone());
+            views.push(WorkerView {
+                core: cores[index].into(),
+                published: published.clone(),
+                mailbox: mailbox.clone(),
+            });
+            let (its_clock, its_signals) = (clock.clone(), signals.clone());
             let launched = eal.launch(index, move || {
                 let mut worker = Worker::new(io, (), setup);
-                worker::run(&mut worker, &clock, &signals, &published, &mailbox, yields);
+                worker::run(&mut worker, &its_clock, &its_signals, &published, &mailbox, yields);
                 worker
             });
             match launched {
@@ -265,7 +269,8 @@ fn check_queues(config: &Config, workers: usize) -> Result<(), Failure> {
             if let Auto::Given(queues) = queues
                 && queues.0 as usize > workers
             {
-                let message = format!("port {:?} has {key} = {}, and there are {workers} workers", port.name.value, queues.0);
+                let message =
+                    format!("port {:?} has {key} = {}, and there are {workers} workers", port.name.value, queues.0);
                 let help = "a worker owns one queue of each port: add cores or take queues away";
                 mistakes.with_help(&port.name.place, &format!("port.{key}"), message, help);
             }
@@ -328,14 +333,20 @@ fn packets(config: &Config, workers: usize, queues: impl Iterator<Item = (usize,
     if let Auto::Given(packets) = &config.memory.packets {
         return packets.0 as usize;
     }
-    let rings: usize = queues.map(|(rx, tx)| rx + tx).zip(&config.ports).map(|(n, of)| n * of.descriptors.0 as usize).sum();
+    let rings: usize =
+        queues.map(|(rx, tx)| rx + tx).zip(&config.ports).map(|(n, of)| n * of.descriptors.0 as usize).sum();
     let ports = config.ports.len();
     let handoff = if workers > 1 { workers * (workers - 1 + ports) * RING } else { 0 };
     rings + handoff + workers * (CACHED + (ports + 2) * BATCH) + CACHED + 1024
 }
 
 /// A pool on each NUMA node that has a port.
-fn pools(config: &Config, eal: &'static Eal, ports: &[Port], workers: usize) -> Result<BTreeMap<u32, Arc<Pool>>, Failure> {
+fn pools(
+    config: &Config,
+    eal: &'static Eal,
+    ports: &[Port],
+    workers: usize,
+) -> Result<BTreeMap<u32, Arc<Pool>>, Failure> {
     let queues = ports.iter().map(|port| {
         let able = port.abilities();
         (usize::from(able.rx_queues).min(workers), usize::from(able.tx_queues).min(workers))
@@ -448,11 +459,7 @@ fn live(port: Port, of: &port::Port) -> LivePort {
         rx_queues: setup.map_or(0, |setup| setup.rx_queues),
         tx_queues: setup.map_or(0, |setup| setup.tx_queues),
         offloads: offloads.map_or_else(BTreeMap::new, |offloads| {
-            let list = [
-                ("checksum", offloads.checksum),
-                ("rss", offloads.rss),
-                ("vlan-strip", offloads.vlan_strip),
-            ];
+            let list = [("checksum", offloads.checksum), ("rss", offloads.rss), ("vlan-strip", offloads.vlan_strip)];
             list.into_iter().map(|(name, place)| (name.to_owned(), place.name().to_owned())).collect()
         }),
         device_counters: DeviceCounters::default(),

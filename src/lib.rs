@@ -3,6 +3,7 @@
 //! Read `docs/design.md` first. Dependencies point one way: `wire` < `packet` < `flow` < `stage` < `worker` < `appliance`,
 //! and `dpdk` < `io` < `worker`.
 
+pub mod appliance;
 pub mod arch;
 pub mod cli;
 pub mod config;

@@ -66,13 +66,14 @@ impl Drop for Socket {
     }
 }
 
-/// Runs until a signal comes or a worker is gone. `ready` is called once the socket answers, `worker_gone` at every tick,
+/// Runs until a signal comes or a worker is gone. `ready` is called once the socket answers, `tick` every 100 ms, which says if a worker is
+/// gone,
 /// `log` with what the operator should know.
 pub fn serve(
     socket: &Socket,
     running: Arc<Running>,
     ready: impl FnOnce(),
-    worker_gone: impl Fn() -> Option<usize>,
+    tick: impl Fn() -> Option<usize>,
     log: impl Fn(&str),
 ) -> Result<End, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -101,7 +102,7 @@ pub fn serve(
                         log(&format!("port {}: link {}", state.name, if up { "up" } else { "down" }));
                     }
                     running.blueprint.balance(&running.sheets());
-                    if let Some(worker) = worker_gone() {
+                    if let Some(worker) = tick() {
                         return Ok(End::Worker(worker));
                     }
                 }

@@ -183,6 +183,12 @@ impl Eal {
         self.hugepages
     }
 
+    /// Cycles of the time stamp counter in a second.
+    pub fn tsc_hz(&self) -> u64 {
+        // SAFETY: reads what the EAL measured at start.
+        unsafe { dpdk_sys::rte_get_tsc_hz() }
+    }
+
     /// NUMA node of a worker's CPU; node 0 where the machine does not say.
     pub fn node(&self, worker: usize) -> u32 {
         if worker >= self.workers.len() {

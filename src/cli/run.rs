@@ -1,0 +1,171 @@
+//! `flowgate run`: the appliance in the foreground, until a signal.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::report::Refusal;
+use super::{ENVIRONMENT, grouped, table};
+use crate::appliance::{Appliance, Failure, Stopped};
+use crate::config::Config;
+use crate::config::machine::Log;
+use crate::config::source::Source;
+use crate::control::api::account;
+use crate::control::serve::{End, Socket, serve};
+use crate::stage::pipeline::port_counter;
+use crate::stats::Sheet;
+
+/// Start the appliance in the foreground; SIGINT and SIGTERM stop it.
+#[derive(Args, Debug)]
+pub struct Run {
+    /// The configuration file.
+    config: String,
+    /// Print the totals at the end as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Run {
+    /// Runs the command.
+    pub fn run(&self) -> ExitCode {
+        match self.start() {
+            Ok(code) => code,
+            Err(refusal) => refusal,
+        }
+    }
+
+    fn start(&self) -> Result<ExitCode, ExitCode> {
+        let environment = |message: String| {
+            eprintln!("flowgate run: {message}");
+            ExitCode::from(ENVIRONMENT)
+        };
+        let source = Source::read(&self.config)
+            .map_err(|error| environment(format!("cannot read {:?}: {error}", self.config)))?;
+        let refuse = |mistakes| Refusal::Mistakes(source.clone(), mistakes).print("run");
+        let config = Config::parse(&source).map_err(refuse)?;
+        let level = config.control.log;
+        let log = |message: &str| {
+            if matches!(level, Log::Info | Log::Debug) {
+                eprintln!("flowgate: {message}");
+            }
+        };
+        // Before anything is touched: a socket that is taken means that this appliance runs already.
+        let socket = Socket::bind(Path::new(&config.control.socket.0)).map_err(environment)?;
+        let appliance = Appliance::start(&config).map_err(|failure| match failure {
+            Failure::Findings(mistakes) => refuse(mistakes),
+            Failure::Environment(message) => environment(message),
+        })?;
+        for note in &appliance.notes {
+            log(note);
+        }
+        let running = appliance.running();
+        let cores: Vec<String> = running.workers.iter().map(|worker| worker.core.to_string()).collect();
+        let ready = || {
+            let (ports, cores) = (running.ports.len(), cores.join(", "));
+            log(&format!(
+                "{}: {ports} ports, workers on cores {cores}, answering on {}",
+                self.config, config.control.socket.0
+            ));
+        };
+        let tick = || {
+            appliance.correct_clock();
+            appliance.gone()
+        };
+        let end = serve(&socket, running.clone(), ready, tick, log);
+        drop(running);
+        drop(socket);
+        let stopped = appliance.stop();
+        let mut good = stopped.report(self.json);
+        match end {
+            Ok(End::Signal) => {}
+            Ok(End::Worker(worker)) => {
+                eprintln!("flowgate: worker {worker} is gone; everything was stopped");
+                good = false;
+            }
+            Err(message) => {
+                eprintln!("flowgate: {message}");
+                good = false;
+            }
+        }
+        Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(ENVIRONMENT) })
+    }
+}
+
+impl Stopped {
+    /// Prints the totals; false if something is wrong with them.
+    fn report(&self, as_json: bool) -> bool {
+        let layout = &self.blueprint.layout;
+        let mut total = layout.sheet();
+        let mut problems = self.troubles.clone();
+        for (index, sheet) in self.sheets.iter().enumerate() {
+            let Some(sheet) = sheet else { continue };
+            if let Err(why) = sheet.check_law(0) {
+                problems.push(format!("worker {index}: {why}; this is a defect of flowgate, report it"));
+            }
+            total.merge(sheet, layout);
+        }
+        if self.missing_buffers > 0 {
+            problems.push(format!(
+                "{} packet buffers did not come back; this is a defect of flowgate, report it",
+                self.missing_buffers
+            ));
+        }
+        if as_json {
+            println!("{:#}", self.json(&total, &problems));
+        } else {
+            self.tables(&total);
+        }
+        for problem in &problems {
+            eprintln!("flowgate: {problem}");
+        }
+        problems.is_empty()
+    }
+
+    /// (port, received, sent, not taken by the port, lost before flowgate).
+    fn ports(&self, total: &Sheet) -> impl Iterator<Item = (&str, [u64; 4])> {
+        let counters = total.counters.clone();
+        self.ports.iter().zip(&self.blueprint.port_counters).map(move |(port, first)| {
+            let missed = port.device_counters.rx_missed + port.device_counters.rx_no_buffer;
+            let of = |which: usize| counters[first + which];
+            (port.name.as_str(), [of(port_counter::RX), of(port_counter::TX), of(port_counter::TX_DROPPED), missed])
+        })
+    }
+
+    fn drops<'a>(&'a self, total: &'a Sheet) -> impl Iterator<Item = (String, u64)> + 'a {
+        let labels = self.blueprint.layout.reason_labels().iter().zip(&total.reasons);
+        labels.filter(|(_, n)| **n > 0).map(|(label, n)| (format!("{}.{}", label.scope, label.name), *n))
+    }
+
+    fn json(&self, total: &Sheet, problems: &[String]) -> Value {
+        let ports: Vec<Value> = self
+            .ports(total)
+            .map(|(name, [rx, tx, dropped, missed])| {
+                json!({ "name": name, "rx_packets": rx, "tx_packets": tx, "tx_dropped": dropped, "missed": missed })
+            })
+            .collect();
+        json!({
+            "ports": ports,
+            "drops": self.drops(total).map(|(name, n)| (name, Value::from(n))).collect::<serde_json::Map<_, _>>(),
+            "account": account(total),
+            "workers": self.sheets.iter().map(|sheet| sheet.as_ref().map(account)).collect::<Vec<_>>(),
+            "missing_buffers": self.missing_buffers,
+            "problems": problems,
+        })
+    }
+
+    fn tables(&self, total: &Sheet) {
+        let ports = self.ports(total).map(|(name, words)| {
+            let mut row = vec![name.to_owned()];
+            row.extend(words.map(grouped));
+            row
+        });
+        table::print(&["port", "received", "sent", "not taken", "missed by the device"], ports, &[1, 2, 3, 4]);
+        let drops: Vec<Vec<String>> = self.drops(total).map(|(name, n)| vec![name, grouped(n)]).collect();
+        if !drops.is_empty() {
+            println!();
+            table::print(&["dropped because", "packets"], drops.into_iter(), &[1]);
+        }
+    }
+}
