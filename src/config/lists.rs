@@ -170,10 +170,10 @@ fn read_lines(path: &str, text: &str, key: &str, blocks: &mut Blocks, mistakes: 
     for line in text.split_inclusive('\n') {
         let content = line.split('#').next().unwrap_or_default();
         let entry = content.trim();
-        if !entry.is_empty() {
-            if let Err(error) = blocks.add(entry) {
-                wrong.push((start + content.len() - content.trim_start().len(), error));
-            }
+        if !entry.is_empty()
+            && let Err(error) = blocks.add(entry)
+        {
+            wrong.push((start + content.len() - content.trim_start().len(), error));
         }
         start += line.len();
     }

@@ -218,15 +218,15 @@ fn read_ports(root: &mut Table<'_>, names: &mut Names, reader: &mut Reader<'_>) 
     let (mut ports, mut devices) = (Vec::new(), HashMap::<String, Place>::new());
     for item in items {
         declare(&item, names, reader);
-        if let Some((text, span)) = item.peek("device") {
-            if let Some(device) = Device::parse(text) {
-                let place = reader.place_of(&span);
-                let path = format!("{}.device", item.path);
-                if let Some(first) = devices.get(device.name()) {
-                    reader.mistakes.at(&place, &path, format!("{:?} is taken already, at {first}", device.name()));
-                } else {
-                    devices.insert(device.name().to_owned(), place);
-                }
+        if let Some((text, span)) = item.peek("device")
+            && let Some(device) = Device::parse(text)
+        {
+            let place = reader.place_of(&span);
+            let path = format!("{}.device", item.path);
+            if let Some(first) = devices.get(device.name()) {
+                reader.mistakes.at(&place, &path, format!("{:?} is taken already, at {first}", device.name()));
+            } else {
+                devices.insert(device.name().to_owned(), place);
             }
         }
         ports.extend(Port::from_toml(item, reader));
