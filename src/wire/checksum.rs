@@ -180,3 +180,91 @@ impl Update {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// RFC 1071 section 4.1, word by word.
+    fn reference(bytes: &[u8]) -> u16 {
+        let mut sum = 0u32;
+        for pair in bytes.chunks(2) {
+            sum += u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !(sum as u16)
+    }
+
+    #[test]
+    fn examples_of_the_standards() {
+        // RFC 1071 section 3.
+        assert_eq!(checksum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), !0xddf2);
+        // RFC 1624 section 4: 0x5555 becomes 0x3285 under a checksum of 0xdd2f; RFC 1141 gives 0xffff.
+        assert_eq!(Update::of(0xdd2f).word(0x5555, 0x3285).finish(), 0x0000);
+        let header = *b"\x45\x00\x00\x73\x00\x00\x40\x00\x40\x11\xb8\x61\xc0\xa8\x00\x01\xc0\xa8\x00\xc7";
+        assert!(header_is_good(&header) && is_good(&header));
+    }
+
+    #[test]
+    fn udp_knows_zero() {
+        let (source, destination) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+        let mut datagram = [0, 1, 0, 2, 0, 10, 0, 0, 0, 0];
+        let pseudo = || pseudo(&source, &destination, 17, 10);
+        // A payload that makes the sum come out as zero.
+        let sum = transport(pseudo(), &datagram);
+        datagram[8..].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!((transport(pseudo(), &datagram), udp(pseudo(), &datagram)), (0, 0xffff));
+        assert!(udp_is_good(pseudo(), &datagram, false) && !udp_is_good(pseudo(), &datagram, true));
+        datagram[6..8].copy_from_slice(&[0xff; 2]);
+        assert!(udp_is_good(pseudo(), &datagram, true));
+        assert!(!udp_is_good(pseudo(), &datagram[..7], false));
+        assert_eq!(Update::of(0).word(1, 2).finish_udp(0), 0);
+        assert_eq!(Update::of(0xdd2f).word(0x5555, 0x3285).finish_udp(0xdd2f), 0xffff);
+    }
+
+    proptest! {
+        #[test]
+        fn full_is_the_reference(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert_eq!(checksum(&bytes), reference(&bytes));
+            let whole = bytes.len() & !1;
+            let split = whole / 2 & !1;
+            prop_assert_eq!(Sum::default().add(&bytes[..split]).add(&bytes[split..]).finish(), reference(&bytes));
+        }
+
+        #[test]
+        fn headers_are_good_by_either_check(mut header in any::<[u8; 20]>(), repair in any::<bool>()) {
+            header[0] |= 0x40;
+            if repair {
+                header[10..12].fill(0);
+                let sum = checksum(&header);
+                header[10..12].copy_from_slice(&sum.to_be_bytes());
+                prop_assert!(is_good(&header));
+            }
+            prop_assert_eq!(header_is_good(&header), is_good(&header));
+        }
+
+        // Values near all ones and all zeros are where one's complement has two zeros.
+        #[test]
+        fn incremental_is_full(
+            bytes in prop::collection::vec(prop_oneof![Just(0u8), Just(0xff), any::<u8>()], 24..=24),
+            at in 0..8usize,
+            to in any::<[u8; 8]>(),
+            extreme in 0..3u8,
+        ) {
+            let mut before = bytes;
+            before[0] |= 0x40;
+            let mut after = before.clone();
+            let (at, to) = (at * 2 + 2, match extreme { 0 => [0; 8], 1 => [0xff; 8], _ => to });
+            let (from, len) = (before[at..at + 6].to_vec(), 6);
+            after[at..at + len].copy_from_slice(&to[..len]);
+            let updated = Update::of(checksum(&before)).bytes(&from, &to[..len]).finish();
+            prop_assert_eq!(updated, checksum(&after));
+            let word = |bytes: &[u8], i: usize| u16::from_be_bytes([bytes[i], bytes[i + 1]]);
+            let long = |bytes: &[u8]| u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            let updated = Update::of(checksum(&before)).word(word(&from, 0), word(&to, 0));
+            prop_assert_eq!(updated.long(long(&from[2..]), long(&to[2..])).finish(), checksum(&after));
+        }
+    }
+}
