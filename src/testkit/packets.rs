@@ -48,7 +48,8 @@ pub fn assert_sound(meta: &Meta, len: usize) {
     if meta.any(flag::PORTS | flag::ICMP_ERROR) {
         assert!(meta.has(flag::L4) && meta.end() - meta.l4() >= 8, "{meta:?}");
     } else {
-        assert!(meta.any(flag::IPV4 | flag::IPV6) <= (meta.sport == 0) && meta.dport == 0, "{meta:?}");
+        let ethertype = if meta.any(flag::IPV4 | flag::IPV6) { 0 } else { meta.sport };
+        assert_eq!((meta.sport, meta.dport), (ethertype, 0), "{meta:?}");
     }
     assert_eq!(meta.any(flag::TAGS), meta.l3() > 14, "{meta:?}");
     assert_eq!((meta.flow, meta.rule, meta.out, meta.hash), (NO_FLOW, NO_RULE, NO_PORT, 0), "{meta:?}");
