@@ -386,7 +386,7 @@ fn fragment(offset: usize, more: bool, len: usize, reach: usize) -> Result<u16, 
         return Ok(0);
     }
     // RFC 791 section 3.2, RFC 8200 section 4.5: all but the last are multiples of eight.
-    if len == 0 || more && len % 8 != 0 {
+    if len == 0 || more && !len.is_multiple_of(8) {
         return Err(Malformed::BadFragmentLength);
     }
     if reach > 65_535 {

@@ -307,7 +307,7 @@ impl Packet {
 
     /// IPv4 options, a multiple of four bytes.
     pub fn ip_options(self, options: &[u8]) -> Packet {
-        assert!(options.len() % 4 == 0 && options.len() <= 40, "IPv4 options are up to ten words");
+        assert!(options.len().is_multiple_of(4) && options.len() <= 40, "IPv4 options are up to ten words");
         self.change(|ip| ip.options = options.to_vec())
     }
 
@@ -315,7 +315,7 @@ impl Packet {
     pub fn extension(self, kind: u8, body: &[u8]) -> Packet {
         let len = body.len() + 2;
         let units = if kind == protocol::AH { len / 4 - 2 } else { len / 8 - 1 };
-        assert!(len % 8 == 0, "an extension header is a multiple of eight bytes");
+        assert!(len.is_multiple_of(8), "an extension header is a multiple of eight bytes");
         let mut header = vec![0, units as u8];
         header.extend(body);
         self.change(|ip| ip.extensions.push((kind, header)))
@@ -352,7 +352,7 @@ impl Packet {
 
     /// TCP options, a multiple of four bytes.
     pub fn tcp_options(self, options: &[u8]) -> Packet {
-        assert!(options.len() % 4 == 0 && options.len() <= 40, "TCP options are up to ten words");
+        assert!(options.len().is_multiple_of(4) && options.len() <= 40, "TCP options are up to ten words");
         self.change_tcp(|header| {
             header.truncate(20);
             header.extend(options);
@@ -397,7 +397,7 @@ impl Packet {
 
     /// The datagram in fragments whose payloads are of `size` bytes, a multiple of eight, but for the last.
     pub fn fragments(&self, size: usize) -> Vec<Vec<u8>> {
-        assert!(size > 0 && size % 8 == 0, "fragments are multiples of eight bytes");
+        assert!(size > 0 && size.is_multiple_of(8), "fragments are multiples of eight bytes");
         let Body::Ip(ip) = &self.body else { panic!("the packet is not IP") };
         let segment = ip.segment();
         let part = |(i, part): (usize, &[u8])| {

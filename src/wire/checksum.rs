@@ -10,8 +10,8 @@ pub struct Sum(u64);
 impl Sum {
     /// Adds bytes. Only the last addition may be of an odd number of them: it is padded with a zero.
     #[inline]
-    pub fn add(mut self, bytes: &[u8]) -> Sum {
-        // Four chains of 32-bit words in 64-bit registers: none can overflow, as no packet has 2^32 words.
+    pub fn bytes(mut self, bytes: &[u8]) -> Sum {
+        // 32-bit words in 64-bit registers need no carry: no packet has 2^32 words. Eight lanes make vectors of it.
         let (blocks, rest) = bytes.as_chunks::<32>();
         let mut lanes = [0u64; 8];
         for block in blocks {
@@ -69,13 +69,13 @@ fn fold(sum: u64) -> u16 {
 /// The checksum over bytes whose checksum field is zero: an IPv4 header, an ICMP message.
 #[inline]
 pub fn checksum(bytes: &[u8]) -> u16 {
-    Sum::default().add(bytes).finish()
+    Sum::default().bytes(bytes).finish()
 }
 
 /// True if bytes with their checksum in them are intact: an IPv4 header with options, an ICMP message.
 #[inline]
 pub fn is_good(bytes: &[u8]) -> bool {
-    Sum::default().add(bytes).fold() == 0xffff
+    Sum::default().bytes(bytes).fold() == 0xffff
 }
 
 /// True if an IPv4 header without options is intact; the same as [`is_good`], faster, for a header that is not all zeros.
@@ -85,7 +85,7 @@ pub fn header_is_good(header: &[u8; 20]) -> bool {
     let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
     // Folding preserves the remainder by 0xffff, so the fold of a sum that is not zero is 0xffff where the remainder is
     // zero; the compiler makes a multiplication of this.
-    sum % 0xffff == 0
+    sum.is_multiple_of(0xffff)
 }
 
 /// The sum of the pseudo header in front of TCP, UDP and ICMPv6 (RFC 9293 section 3.1, RFC 8200 section 8.1): `source` and
@@ -93,14 +93,14 @@ pub fn header_is_good(header: &[u8; 20]) -> bool {
 #[inline]
 pub fn pseudo(source: &[u8], destination: &[u8], protocol: u8, len: usize) -> Sum {
     debug_assert!(source.len() == destination.len() && matches!(source.len(), 4 | 16));
-    let sum = Sum::default().add(source).add(destination).word(u16::from(protocol));
+    let sum = Sum::default().bytes(source).bytes(destination).word(u16::from(protocol));
     sum.word((len >> 16) as u16).word(len as u16)
 }
 
 /// The checksum of a TCP segment, ICMPv6 message or other transport whose checksum field is zero.
 #[inline]
 pub fn transport(pseudo: Sum, segment: &[u8]) -> u16 {
-    pseudo.add(segment).finish()
+    pseudo.bytes(segment).finish()
 }
 
 /// The checksum of a UDP datagram whose checksum field is zero. A result of zero is sent as 0xffff, since zero says that there
@@ -116,7 +116,7 @@ pub fn udp(pseudo: Sum, datagram: &[u8]) -> u16 {
 /// True if a TCP segment or ICMPv6 message with its checksum in it is intact.
 #[inline]
 pub fn transport_is_good(pseudo: Sum, segment: &[u8]) -> bool {
-    pseudo.add(segment).fold() == 0xffff
+    pseudo.bytes(segment).fold() == 0xffff
 }
 
 /// True if a UDP datagram with its checksum in it is intact. One without (zero) is good over IPv4 (RFC 768) and bad over IPv6
@@ -159,9 +159,9 @@ impl Update {
     /// Bytes change, an even number of them at an even place: an address.
     #[inline]
     pub fn bytes(self, from: &[u8], to: &[u8]) -> Update {
-        debug_assert!(from.len() == to.len() && from.len() % 2 == 0);
-        let old = Sum::default().add(from).finish();
-        Update(self.0.word(old).add(to))
+        debug_assert!(from.len() == to.len() && from.len().is_multiple_of(2));
+        let old = Sum::default().bytes(from).finish();
+        Update(self.0.word(old).bytes(to))
     }
 
     /// The new checksum of anything but UDP.
@@ -229,8 +229,8 @@ mod tests {
         fn full_is_the_reference(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             prop_assert_eq!(checksum(&bytes), reference(&bytes));
             let whole = bytes.len() & !1;
-            let split = whole / 2 & !1;
-            prop_assert_eq!(Sum::default().add(&bytes[..split]).add(&bytes[split..]).finish(), reference(&bytes));
+            let split = (whole / 2) & !1;
+            prop_assert_eq!(Sum::default().bytes(&bytes[..split]).bytes(&bytes[split..]).finish(), reference(&bytes));
         }
 
         #[test]
