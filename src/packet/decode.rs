@@ -140,7 +140,6 @@ fn each(batch: &mut Batch, depth: Depth, quick: impl Fn(&Frame, &mut Meta) -> bo
     }
 }
 
-#[cold]
 #[inline(never)]
 fn walk_all(batch: &mut Batch, mask: u64, depth: Depth) {
     for i in bits(mask) {
@@ -246,7 +245,7 @@ fn ends<const L4: bool>(frame: &Frame, proto: u8, bytes: &[u8], at: usize, end: 
     let flags = flag::L4 | flag::PORTS | l4_sum(frame.flags);
     if proto == protocol::UDP {
         let udp = bytes.get(at..).and_then(Udp::parse)?;
-        let len = usize::from(udp.len());
+        let len = usize::from(udp.length());
         let good = len >= 8 && at + len <= end;
         good.then(|| Ends { sport: udp.source_port(), dport: udp.destination_port(), flags, detail: [0; 2] })
     } else if proto == protocol::TCP {
@@ -360,10 +359,11 @@ fn network_v4(packet: &[u8], l3: usize, sum_good: bool, meta: &mut Meta) -> Resu
     if total > packet.len() {
         return Err(Malformed::LengthBeyondFrame);
     }
-    if !sum_good && !checksum::is_good(all) {
+    let good = || if header == Ipv4::LEN { checksum::header_is_good(ip.bytes()) } else { checksum::is_good(all) };
+    if !sum_good && !good() {
         return Err(Malformed::BadHeaderChecksum);
     }
-    if ipv4::options(&all[Ipv4::LEN..]).any(|option| option.is_err()) {
+    if header > Ipv4::LEN && ipv4::options(&all[Ipv4::LEN..]).any(|option| option.is_err()) {
         return Err(Malformed::BadOption);
     }
     let options = if header > Ipv4::LEN { flag::OPTIONS } else { 0 };
@@ -487,7 +487,7 @@ fn transport(payload: &[u8], sum: u16, meta: &mut Meta) -> Result<(), Malformed>
         }
         protocol::UDP => {
             let udp = Udp::parse(payload).ok_or(short)?;
-            let len = usize::from(udp.len());
+            let len = usize::from(udp.length());
             // RFC 2675 section 4: the UDP length of a jumbogram is zero.
             if len == 0 && !v4 {
                 return Err(Malformed::Jumbogram);
@@ -501,7 +501,7 @@ fn transport(payload: &[u8], sum: u16, meta: &mut Meta) -> Result<(), Malformed>
         protocol::UDP_LITE => {
             let udp = Udp::parse(payload).ok_or(short)?;
             // RFC 3828 section 3.1: zero covers all, anything else at least the header.
-            let coverage = usize::from(udp.len());
+            let coverage = usize::from(udp.length());
             if (1..Udp::LEN).contains(&coverage) || coverage > payload.len() && !first {
                 return Err(Malformed::BadUdpLiteCoverage);
             }
