@@ -140,7 +140,6 @@ fn each(batch: &mut Batch, depth: Depth, quick: impl Fn(&Frame, &mut Meta) -> bo
     }
 }
 
-#[cold]
 #[inline(never)]
 fn walk_all(batch: &mut Batch, mask: u64, depth: Depth) {
     for i in bits(mask) {
@@ -246,7 +245,7 @@ fn ends<const L4: bool>(frame: &Frame, proto: u8, bytes: &[u8], at: usize, end: 
     let flags = flag::L4 | flag::PORTS | l4_sum(frame.flags);
     if proto == protocol::UDP {
         let udp = bytes.get(at..).and_then(Udp::parse)?;
-        let len = usize::from(udp.len());
+        let len = usize::from(udp.length());
         let good = len >= 8 && at + len <= end;
         good.then(|| Ends { sport: udp.source_port(), dport: udp.destination_port(), flags, detail: [0; 2] })
     } else if proto == protocol::TCP {
@@ -360,10 +359,11 @@ fn network_v4(packet: &[u8], l3: usize, sum_good: bool, meta: &mut Meta) -> Resu
     if total > packet.len() {
         return Err(Malformed::LengthBeyondFrame);
     }
-    if !sum_good && !checksum::is_good(all) {
+    let good = || if header == Ipv4::LEN { checksum::header_is_good(ip.bytes()) } else { checksum::is_good(all) };
+    if !sum_good && !good() {
         return Err(Malformed::BadHeaderChecksum);
     }
-    if ipv4::options(&all[Ipv4::LEN..]).any(|option| option.is_err()) {
+    if header > Ipv4::LEN && ipv4::options(&all[Ipv4::LEN..]).any(|option| option.is_err()) {
         return Err(Malformed::BadOption);
     }
     let options = if header > Ipv4::LEN { flag::OPTIONS } else { 0 };
@@ -386,7 +386,7 @@ fn fragment(offset: usize, more: bool, len: usize, reach: usize) -> Result<u16, 
         return Ok(0);
     }
     // RFC 791 section 3.2, RFC 8200 section 4.5: all but the last are multiples of eight.
-    if len == 0 || more && len % 8 != 0 {
+    if len == 0 || more && !len.is_multiple_of(8) {
         return Err(Malformed::BadFragmentLength);
     }
     if reach > 65_535 {
@@ -487,7 +487,7 @@ fn transport(payload: &[u8], sum: u16, meta: &mut Meta) -> Result<(), Malformed>
         }
         protocol::UDP => {
             let udp = Udp::parse(payload).ok_or(short)?;
-            let len = usize::from(udp.len());
+            let len = usize::from(udp.length());
             // RFC 2675 section 4: the UDP length of a jumbogram is zero.
             if len == 0 && !v4 {
                 return Err(Malformed::Jumbogram);
@@ -501,7 +501,7 @@ fn transport(payload: &[u8], sum: u16, meta: &mut Meta) -> Result<(), Malformed>
         protocol::UDP_LITE => {
             let udp = Udp::parse(payload).ok_or(short)?;
             // RFC 3828 section 3.1: zero covers all, anything else at least the header.
-            let coverage = usize::from(udp.len());
+            let coverage = usize::from(udp.length());
             if (1..Udp::LEN).contains(&coverage) || coverage > payload.len() && !first {
                 return Err(Malformed::BadUdpLiteCoverage);
             }
@@ -553,5 +553,346 @@ fn message(meta: &mut Meta, kind: u8, code: u8, is_error: fn(u8) -> bool, is_ech
     } else if is_echo(kind) {
         meta.flags |= flag::ECHO;
         ports(meta, id, id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use proptest::prelude::*;
+
+    use super::super::frame::Heap;
+    use super::*;
+    use crate::testkit::packets::{Packet, assert_sound, batch, give_back, samples};
+    use crate::wire::{protocol, tcp};
+
+    /// What decode makes of a frame; on the way, that it is what the walk alone makes of it.
+    fn read(bytes: &[u8], depth: Depth, prepare: impl Fn(&mut Frame)) -> Result<Meta, Reason> {
+        let mut heap = Heap::new(1, 65_535 - Heap::HEADROOM);
+        let mut batch = batch(&mut heap, [bytes]);
+        prepare(&mut batch.frames[0]);
+        // Facts of a packet before must not show.
+        batch.metas[0] = Meta { src: [0xff; 16], sport: 7, flags: 0xffff, vlan: 9, detail: [9; 2], ..Meta::UNKNOWN };
+        let mut walked = batch.metas[0].clone();
+        let verdict = walk(&batch.frames[0], depth, &mut walked);
+        decode(&mut batch, depth);
+        let result = if batch.live == 1 { Ok(batch.metas[0].clone()) } else { Err(batch.reasons[0]) };
+        assert_eq!(result, verdict.map(|()| walked), "the quick way and the walk agree on {bytes:02x?}");
+        give_back(&mut heap, &mut batch);
+        if let Ok(meta) = &result {
+            assert_sound(meta, bytes.len());
+        }
+        result
+    }
+
+    fn facts(packet: &Packet) -> Meta {
+        read(&packet.bytes(), Depth::L4, |_| ()).unwrap_or_else(|r| panic!("{}: {packet:?}", name(r)))
+    }
+
+    fn name(reason: Reason) -> String {
+        crate::stats::Layout::new().reason_name(reason)
+    }
+
+    fn refused(packet: &Packet) -> String {
+        name(read(&packet.bytes(), Depth::L4, |_| ()).expect_err("the packet is malformed"))
+    }
+
+    fn udp() -> Packet {
+        Packet::udp("10.0.0.1:1000", "192.0.2.1:53").payload(b"payload.")
+    }
+
+    fn udp6() -> Packet {
+        Packet::udp("[2001:db8::1]:1000", "[2001:db8::2]:53").payload(b"payload.")
+    }
+
+    fn tcp() -> Packet {
+        Packet::tcp("10.0.0.1:1000", "192.0.2.1:80").flags(tcp::SYN | tcp::ACK)
+    }
+
+    fn ip(text: &str) -> Option<IpAddr> {
+        Some(text.parse().expect("an address"))
+    }
+
+    #[test]
+    fn plain_packets() {
+        let meta = facts(&udp().pad(60));
+        assert_eq!((meta.source(), meta.destination()), (ip("10.0.0.1"), ip("192.0.2.1")));
+        assert_eq!((meta.sport, meta.dport, meta.proto), (1000, 53, protocol::UDP));
+        assert_eq!(meta.flags, flag::IPV4 | flag::PORTS | flag::L4);
+        // Ten bytes of padding are not payload.
+        assert_eq!((meta.l3(), meta.l4(), meta.end()), (14, 34, 50));
+        let meta = facts(&tcp());
+        assert_eq!((meta.detail, meta.dport), ([tcp::SYN | tcp::ACK, 0], 80));
+        let meta = facts(&udp6());
+        assert_eq!((meta.source(), meta.destination()), (ip("2001:db8::1"), ip("2001:db8::2")));
+        assert_eq!((meta.l3(), meta.l4(), meta.end(), meta.sport), (14, 54, 70, 1000));
+    }
+
+    #[test]
+    fn a_segment_built_by_another_hand() {
+        // scapy: a SYN of Linux' form to 93.184.216.34:443 with five options.
+        let bytes = *b"\x52\x54\x00\x12\x35\x02\x08\x00\x27\x7b\x5c\x11\x08\x00\
+            \x45\x00\x00\x3c\x1c\x46\x40\x00\x40\x06\xdc\x8c\x0a\x00\x02\x0f\x5d\xb8\xd8\x22\
+            \xc4\x22\x01\xbb\x0e\x3a\x1c\x5e\x00\x00\x00\x00\xa0\x02\xfa\xf0\x8f\x22\x00\x00\
+            \x02\x04\x05\xb4\x04\x02\x08\x0a\x4f\x6c\x3c\x21\x00\x00\x00\x00\x01\x03\x03\x07";
+        let meta = read(&bytes, Depth::L4, |_| ()).expect("well formed");
+        assert_eq!((meta.sport, meta.dport, meta.detail[0]), (50_210, 443, tcp::SYN));
+        assert_eq!((meta.source(), meta.destination()), (ip("10.0.2.15"), ip("93.184.216.34")));
+    }
+
+    #[test]
+    fn tags() {
+        let meta = facts(&udp().vlan(0x6005));
+        assert_eq!((meta.vlan, meta.l3(), meta.sport), (5, 18, 1000));
+        assert!(meta.has(flag::VLAN));
+        let meta = facts(&udp6().tag(ethertype::SERVICE_VLAN, 7).vlan(8));
+        assert_eq!((meta.vlan, meta.l3(), meta.dport), (7, 22, 53));
+        assert_eq!(refused(&udp().vlan(1).vlan(2).vlan(3)), "decode.too-many-tags");
+        let strip = |frame: &mut Frame| (frame.flags, frame.vlan_tci) = (rx::VLAN_STRIPPED, 0xe009);
+        let meta = read(&udp().bytes(), Depth::L4, strip).expect("well formed");
+        assert_eq!((meta.vlan, meta.l3(), meta.flags & flag::TAGS), (9, 14, 0));
+        let meta = read(&udp().vlan(8).bytes(), Depth::L4, strip).expect("well formed");
+        assert_eq!((meta.vlan, meta.l3()), (9, 18));
+        let reason = read(&udp().vlan(8).vlan(8).bytes(), Depth::L4, strip).expect_err("the third tag counts");
+        assert_eq!(reason, Malformed::TooManyTags.into());
+    }
+
+    #[test]
+    fn depths_stop_where_they_should() {
+        let bytes = udp().vlan(5).patch(42, &[0, 1]).bytes();
+        let at = |depth| read(&bytes, depth, |frame| (frame.port, frame.rx_time) = (3, 99));
+        assert_eq!(at(Depth::Nothing), Ok(Meta { port: 3, rx_time: 99, ..Meta::UNKNOWN }));
+        let l2 = at(Depth::L2).expect("tag and EtherType are right");
+        assert_eq!((l2.flags, l2.sport, l2.vlan), (flag::VLAN | 1 << flag::TAGS_SHIFT, ethertype::IPV4, 5));
+        let l3 = at(Depth::L3).expect("the network header is right");
+        assert_eq!((l3.proto, l3.l4(), l3.sport, l3.rx_time), (protocol::UDP, 38, 0, 99));
+        assert!(!l3.any(flag::L4 | flag::PORTS));
+        assert_eq!(at(Depth::L4), Err(Malformed::BadUdpLength.into()));
+        assert_eq!(read(&[], Depth::Nothing, |_| ()), Ok(Meta::UNKNOWN));
+        for depth in [Depth::Nothing, Depth::L2, Depth::L3, Depth::L4] {
+            let reason = read(&bytes, depth, |frame| frame.flags = rx::CHAINED);
+            assert_eq!(reason, Err(Engine::Chained.into()));
+        }
+    }
+
+    #[test]
+    fn other_ethertypes_pass() {
+        let stp = facts(&Packet::ethernet(38, &[0x42, 0x42, 3]).pad(60));
+        assert_eq!((stp.flags, stp.proto, stp.sport, stp.dport, stp.end()), (0, 0, 38, 0, 60));
+        assert_eq!(stp.source(), None);
+        let arp = facts(&Packet::arp(arp::REQUEST, "10.0.0.1", "10.0.0.2").vlan(4).pad(60));
+        assert_eq!((arp.source(), arp.destination()), (ip("10.0.0.1"), ip("10.0.0.2")));
+        assert_eq!((arp.flags & flag::ARP, arp.detail, arp.sport, arp.end()), (flag::ARP, [1, 0], 0x0806, 46));
+    }
+
+    #[test]
+    fn port_checksums() {
+        let bad = udp().patch(24, &[0, 0]).bytes();
+        assert_eq!(read(&bad, Depth::L4, |_| ()), Err(Malformed::BadHeaderChecksum.into()));
+        assert!(read(&bad, Depth::L4, |frame| frame.flags = rx::L3_SUM_GOOD).is_ok());
+        // The port's "bad" is not taken for granted.
+        assert!(read(&udp().bytes(), Depth::L4, |frame| frame.flags = rx::L3_SUM_BAD).is_ok());
+        let meta = read(&tcp().bytes(), Depth::L4, |frame| frame.flags = rx::L4_SUM_GOOD).expect("well formed");
+        assert!(meta.has(flag::L4_SUM_GOOD));
+        let options = tcp().ip_options(&[1, 1, 1, 0]).bytes();
+        let meta = read(&options, Depth::L4, |frame| frame.flags = rx::L4_SUM_GOOD).expect("well formed");
+        assert!(meta.has(flag::L4_SUM_GOOD | flag::OPTIONS));
+    }
+
+    #[test]
+    fn fragments_have_ports_only_in_the_first() {
+        for whole in [udp().payload(&[1; 100]).id(5), udp6().payload(&[1; 100]).id(5)] {
+            let parts = whole.fragments(56);
+            let first = read(&parts[0], Depth::L4, |_| ()).expect("well formed");
+            assert_eq!((first.sport, first.proto), (1000, protocol::UDP));
+            assert!(first.has(flag::FIRST_FRAGMENT | flag::PORTS | flag::L4) && !first.has(flag::LATER_FRAGMENT));
+            let later = read(&parts[1], Depth::L4, |_| ()).expect("well formed");
+            assert_eq!((later.sport, later.dport, later.proto), (0, 0, protocol::UDP));
+            assert!(later.has(flag::LATER_FRAGMENT) && !later.any(flag::FIRST_FRAGMENT | flag::PORTS | flag::L4));
+        }
+        // RFC 6946: a fragment header that says "whole" makes no fragment.
+        let atomic = facts(&udp6().fragment(0, false));
+        assert_eq!((atomic.sport, atomic.l4()), (1000, 62));
+        assert!(!atomic.any(flag::FIRST_FRAGMENT | flag::LATER_FRAGMENT | flag::OPTIONS));
+    }
+
+    #[test]
+    fn extension_headers_are_walked_over() {
+        let meta = facts(
+            &udp6()
+                .extension(protocol::HOP_BY_HOP, &[5, 2, 0, 0, 1, 0])
+                .extension(protocol::DESTINATION, &[1, 4, 0, 0, 0, 0])
+                .extension(protocol::ROUTING, &[4, 0, 0, 0, 0, 0])
+                .extension(protocol::AH, &[0; 22])
+                .extension(protocol::MOBILITY, &[0; 6])
+                .extension(protocol::HIP, &[0; 6])
+                .extension(protocol::SHIM6, &[0; 6]),
+        );
+        assert_eq!((meta.proto, meta.sport, meta.l4()), (protocol::UDP, 1000, 54 + 72));
+        assert!(meta.has(flag::OPTIONS | flag::L4));
+        let nothing = facts(&Packet::ip("2001:db8::1", "2001:db8::2", protocol::NO_NEXT).payload(b"ignored"));
+        assert_eq!((nothing.proto, nothing.flags), (protocol::NO_NEXT, flag::IPV6));
+        let longest = facts(&udp6().extension(protocol::DESTINATION, &destination(512)));
+        assert_eq!(longest.l4(), 54 + 512);
+    }
+
+    /// The body of a destination options header of `len` bytes: padding.
+    fn destination(len: usize) -> Vec<u8> {
+        vec![0; len - 2]
+    }
+
+    #[test]
+    fn transports() {
+        let sctp = facts(&Packet::sctp("10.0.0.1:1000", "192.0.2.1:2000"));
+        assert_eq!((sctp.sport, sctp.dport), (1000, 2000));
+        let ports = |proto, payload: &[u8]| facts(&Packet::ip("10.0.0.1", "10.0.0.2", proto).payload(payload));
+        assert_eq!(ports(protocol::UDP_LITE, &[0, 1, 0, 2, 0, 0, 9, 9]).dport, 2);
+        assert_eq!(ports(protocol::DCCP, &[0, 1, 0, 2, 3, 0, 0, 0, 0, 0, 0, 0]).sport, 1);
+        for (proto, len) in [(protocol::GRE, 4), (protocol::ESP, 8)] {
+            let meta = ports(proto, &vec![0; len]);
+            assert_eq!(meta.flags, flag::IPV4 | flag::L4);
+            let short = Packet::ip("10.0.0.1", "10.0.0.2", proto).payload(&vec![0; len - 1]);
+            assert_eq!(refused(&short), "decode.short-transport");
+        }
+        assert!(ports(protocol::AH, &[6, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).has(flag::L4));
+        let ospf = ports(89, &[]);
+        assert_eq!((ospf.proto, ospf.flags), (89, flag::IPV4));
+        let echo = facts(&Packet::echo_request("10.0.0.1", "10.0.0.2", 77, 1));
+        assert_eq!((echo.sport, echo.dport, echo.detail), (77, 77, [8, 0]));
+        assert!(echo.has(flag::ECHO | flag::PORTS | flag::L4));
+        let echo = facts(&Packet::echo_reply("2001:db8::1", "2001:db8::2", 77, 1));
+        assert_eq!((echo.sport, echo.detail), (77, [129, 0]));
+        let error = facts(&Packet::icmp_error("10.0.0.9", "10.0.0.1", 3, 4, &udp()));
+        assert_eq!((error.detail, error.flags), ([3, 4], flag::IPV4 | flag::L4 | flag::ICMP_ERROR));
+        let redirect = facts(&Packet::icmp_error("10.0.0.9", "10.0.0.1", icmpv4::REDIRECT, 1, &udp()));
+        assert!(!redirect.any(flag::ICMP_ERROR | flag::PORTS));
+        let error = facts(&Packet::icmp_error("2001:db8::9", "2001:db8::1", icmpv6::TOO_BIG, 0, &udp6()));
+        assert!(error.has(flag::ICMP_ERROR));
+        // ICMP of the other family is a protocol like any other.
+        assert_eq!(facts(&Packet::ip("2001:db8::1", "2001:db8::2", 1)).flags, flag::IPV6);
+    }
+
+    #[test]
+    fn every_malformed_form_has_its_name() {
+        let v4 = |proto, payload: &[u8]| Packet::ip("10.0.0.1", "10.0.0.2", proto).payload(payload);
+        let chain = |n| (0..n).fold(udp6(), |p, _| p.extension(protocol::DESTINATION, &destination(8)));
+        let cases = [
+            ("short-tag", Packet::ethernet(ethertype::VLAN, &[0, 1, 8])),
+            ("too-many-tags", udp().vlan(1).vlan(1).vlan(1)),
+            ("short-arp", Packet::ethernet(ethertype::ARP, &[0; 27])),
+            ("foreign-arp", Packet::arp(1, "10.0.0.1", "10.0.0.2").patch(18, &[8])),
+            ("short-ip", Packet::ethernet(ethertype::IPV4, &[0x45; 19])),
+            ("short-ip", Packet::ethernet(ethertype::IPV6, &[0x60; 39])),
+            ("bad-version", udp().patch_ip(0, &[0x65])),
+            ("bad-version", udp6().patch_ip(0, &[0x45])),
+            ("bad-ihl", udp().patch_ip(0, &[0x44])),
+            ("header-beyond-frame", v4(6, &[]).patch_ip(0, &[0x46])),
+            ("total-length-short", udp().patch_ip(2, &[0, 19])),
+            ("length-beyond-frame", udp().patch_ip(2, &[0, 37])),
+            ("length-beyond-frame", udp6().patch_ip(4, &[0, 17])),
+            ("bad-header-checksum", udp().patch(24, &[1, 1])),
+            ("bad-option", udp().ip_options(&[7, 5, 0, 0])),
+            ("bad-option", udp6().extension(protocol::HOP_BY_HOP, &[5, 5, 0, 0, 0, 0])),
+            ("bad-fragment-length", v4(17, &[0; 12]).fragment(0, true)),
+            ("bad-fragment-length", v4(17, &[]).fragment(8, false)),
+            ("bad-fragment-length", udp6().payload(&[0; 3]).fragment(8, true)),
+            ("fragment-beyond-end", v4(17, &[0; 8]).fragment(65_512, false)),
+            ("fragment-beyond-end", udp6().fragment(65_528, false)),
+            ("short-first-fragment", v4(6, &[0; 16]).fragment(0, true)),
+            ("second-fragment-header", udp6().extension(protocol::FRAGMENT, &[0; 6]).fragment(0, true)),
+            ("jumbogram", udp6().extension(protocol::HOP_BY_HOP, &[0xc2, 4, 0, 1, 0, 0]).patch_ip(4, &[0, 0])),
+            ("jumbogram", udp6().extension(protocol::HOP_BY_HOP, &[0xc2, 4, 0, 1, 0, 0])),
+            ("jumbogram", udp6().patch(58, &[0, 0])),
+            ("short-extension", udp6().extension(protocol::ROUTING, &[0; 6]).patch_ip(41, &[9])),
+            ("short-extension", Packet::ip("2001:db8::1", "2001:db8::2", protocol::ROUTING).payload(&[6])),
+            (
+                "late-hop-by-hop",
+                udp6().extension(protocol::DESTINATION, &[0; 6]).extension(protocol::HOP_BY_HOP, &[0; 6]),
+            ),
+            ("too-many-extensions", chain(9)),
+            ("too-many-extensions", udp6().extension(protocol::DESTINATION, &destination(520))),
+            ("short-transport", v4(protocol::TCP, &[0; 19])),
+            ("short-transport", v4(protocol::UDP, &[0; 7])),
+            ("short-transport", v4(protocol::ICMP, &[0; 7])),
+            ("short-transport", v4(protocol::SCTP, &[0; 11])),
+            ("bad-tcp-offset", tcp().patch(46, &[0x40])),
+            ("bad-tcp-offset", tcp().patch(46, &[0x60])),
+            ("bad-udp-length", udp().patch(38, &[0, 7])),
+            ("bad-udp-length", udp().patch(38, &[0, 17])),
+            ("bad-udp-lite-coverage", v4(protocol::UDP_LITE, &[0, 1, 0, 2, 0, 7, 9, 9])),
+            ("bad-udp-lite-coverage", v4(protocol::UDP_LITE, &[0, 1, 0, 2, 0, 9, 9, 9])),
+            ("bad-auth-length", v4(protocol::AH, &[6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])),
+            ("bad-auth-length", v4(protocol::AH, &[6, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])),
+            ("bad-auth-length", udp6().extension(protocol::AH, &[0; 14]).patch_ip(41, &[0])),
+        ];
+        for (expected, packet) in &cases {
+            assert_eq!(refused(packet), format!("decode.{expected}"), "{packet:?}");
+        }
+        assert_eq!(read(&[0; 13], Depth::L4, |_| ()), Err(Malformed::ShortFrame.into()));
+        let named =
+            |line: &crate::stats::Line| line.name == "short-frame" || cases.iter().any(|(name, _)| *name == line.name);
+        assert!(<Malformed as crate::stats::Lines>::LINES.iter().all(named), "every reason has a case");
+    }
+
+    #[test]
+    fn eight_extension_headers_are_not_too_many() {
+        let packet = (0..8).fold(udp6(), |p, _| p.extension(protocol::DESTINATION, &destination(64)));
+        assert_eq!(facts(&packet).l4(), 54 + 512);
+    }
+
+    #[test]
+    fn a_frame_cut_anywhere_is_refused_unless_only_padding_is_lost() {
+        for packet in samples() {
+            let bytes = packet.pad(80).bytes();
+            let end = read(&bytes, Depth::L4, |_| ()).expect("samples are well formed").end();
+            for len in 0..bytes.len() {
+                let cut = read(&bytes[..len], Depth::L4, |_| ());
+                // What is not IP has no length of its own.
+                let foreign = len >= 14 && !matches!(bytes[12..14], [0x08, 0] | [0x08, 6] | [0x86, 0xdd] | [0x81, 0]);
+                assert_eq!(cut.is_ok(), len >= end || foreign, "{len} of {bytes:02x?}");
+            }
+        }
+    }
+
+    fn hostile() -> impl Strategy<Value = Vec<u8>> {
+        let samples: Vec<Vec<u8>> = samples().into_iter().map(|packet| packet.bytes()).collect();
+        let flips = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
+        (prop::sample::select(samples), flips, any::<prop::sample::Index>(), 0..8u8).prop_map(
+            |(mut bytes, flips, cut, what)| {
+                for (at, value) in flips {
+                    let at = at.index(bytes.len());
+                    bytes[at] = value;
+                }
+                if what == 0 {
+                    bytes.truncate(cut.index(bytes.len()));
+                }
+                bytes
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn changed_packets_never_panic_and_both_ways_agree(bytes in hostile(), flags in 0..0x40u16, sum in any::<bool>()) {
+            for depth in [Depth::Nothing, Depth::L2, Depth::L3, Depth::L4] {
+                // A good header checksum lets what is behind it be reached.
+                let _ = read(&bytes, depth, |frame| {
+                    frame.flags = flags & !rx::CHAINED | if sum { rx::L3_SUM_GOOD } else { 0 };
+                    frame.vlan_tci = 0xfff;
+                });
+            }
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0..4usize) {
+            let mut bytes = bytes;
+            if let Some(slot) = bytes.get_mut(12..15) {
+                slot.copy_from_slice(&[[8, 0, 0x45], [0x86, 0xdd, 0x60], [8, 6, 0], [0x81, 0, 0]][kind]);
+            }
+            let _ = read(&bytes, Depth::L4, |frame| frame.flags = rx::L3_SUM_GOOD);
+        }
     }
 }

@@ -215,3 +215,129 @@ fn wide(address: [u8; 4]) -> [u8; 16] {
     wide[..4].copy_from_slice(&address);
     wide
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet::decode::{Depth, decode};
+    use crate::packet::frame::Heap;
+    use crate::testkit::packets::{Packet, batch, give_back, samples};
+
+    const KEY: Key = Key([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0, 0x082e_fa98_ec4e_6c89]);
+
+    fn placed(bytes: &[u8]) -> u32 {
+        let mut heap = Heap::new(1, 10_000);
+        let mut batch = batch(&mut heap, [bytes]);
+        decode(&mut batch, Depth::L4);
+        assert_eq!(batch.live, 1, "well formed");
+        steer(&mut batch.metas[0], &batch.frames[0], KEY);
+        give_back(&mut heap, &mut batch);
+        batch.metas[0].hash
+    }
+
+    const A: &str = "10.0.0.1:1000";
+    const B: &str = "192.0.2.1:53";
+    const C: &str = "[2001:db8::1]:1000";
+    const D: &str = "[2001:db8::2]:53";
+
+    #[test]
+    fn directions_are_equal_and_tuples_are_not() {
+        for (a, b, other) in [(A, B, "192.0.2.1:54"), (C, D, "[2001:db8::2]:54")] {
+            let there = placed(&Packet::udp(a, b).bytes());
+            assert_eq!(there, placed(&Packet::udp(b, a).vlan(7).bytes()));
+            assert_ne!(there, placed(&Packet::udp(a, other).bytes()));
+            assert_ne!(there, placed(&Packet::tcp(a, b).bytes()));
+        }
+        let request = Packet::echo_request("10.0.0.1", "10.0.0.2", 5, 1).bytes();
+        assert_eq!(placed(&request), placed(&Packet::echo_reply("10.0.0.2", "10.0.0.1", 5, 1).bytes()));
+        // Ports are tied to their addresses.
+        assert_ne!(
+            placed(&Packet::udp("10.0.0.1:1", "10.0.0.2:2").bytes()),
+            placed(&Packet::udp("10.0.0.1:2", "10.0.0.2:1").bytes())
+        );
+    }
+
+    #[test]
+    fn an_error_is_placed_with_the_flow_it_is_about() {
+        let error = |about: &Packet| placed(&Packet::icmp_error("10.9.9.9", "10.0.0.1", 3, 4, about).bytes());
+        let error6 = |about: &Packet| placed(&Packet::icmp_error("2001:db8::9", "2001:db8::1", 2, 0, about).bytes());
+        let long = [9; 1200];
+        for packet in [
+            Packet::udp(A, B).payload(&long),
+            Packet::tcp(A, B).ip_options(&[1, 1, 1, 0]),
+            Packet::sctp(A, B),
+            Packet::echo_request("10.0.0.1", "192.0.2.1", 5, 1),
+            Packet::ip("10.0.0.1", "192.0.2.1", 89).payload(&long),
+        ] {
+            assert_eq!(error(&packet), placed(&packet.bytes()), "{packet:?}");
+        }
+        for packet in [
+            Packet::udp(C, D).payload(&long),
+            Packet::tcp(C, D).extension(protocol::DESTINATION, &[0; 30]).fragment(0, false),
+            Packet::echo_reply("2001:db8::1", "2001:db8::2", 5, 1),
+        ] {
+            assert_eq!(error6(&packet), placed(&packet.bytes()), "{packet:?}");
+        }
+        // A quoted first fragment has the flow's ports, a later one only its siblings.
+        let whole = Packet::udp(A, B).payload(&[1; 64]).id(8);
+        assert_eq!(error(&whole.clone().fragment(0, true)), placed(&whole.bytes()));
+        let later = Packet::ip("10.0.0.1", "192.0.2.1", 17).payload(&[1; 64]).id(8).fragment(48, false);
+        assert_eq!(error(&later), placed(&whole.fragments(24)[1]));
+    }
+
+    #[test]
+    fn fragments_stay_together() {
+        for whole in [Packet::udp(A, B).payload(&[1; 500]).id(77), Packet::tcp(C, D).payload(&[1; 500]).id(77)] {
+            let parts = whole.fragments(104);
+            assert!(parts.iter().all(|part| placed(part) == placed(&parts[0])));
+            assert_ne!(placed(&parts[0]), placed(&whole.clone().id(78).fragments(104)[0]));
+        }
+        // The later fragment of an IPv6 packet may name an extension header as what follows.
+        let first = Packet::udp(C, D).fragment(0, true).extension(protocol::DESTINATION, &[0; 6]).id(7);
+        let later = Packet::ip("2001:db8::1", "2001:db8::2", protocol::DESTINATION).payload(&[0; 9]);
+        assert_eq!(placed(&first.payload(&[0; 8]).bytes()), placed(&later.fragment(16, false).id(7).bytes()));
+    }
+
+    #[test]
+    fn what_is_not_ip_is_the_first_workers() {
+        assert_eq!(placed(&Packet::arp(1, "10.0.0.1", "10.0.0.2").bytes()), 0);
+        assert_eq!((owner(0, 7), owner(u32::MAX, 7), owner(1 << 31, 2)), (0, 6, 1));
+    }
+
+    #[test]
+    fn tuples_spread_evenly_and_by_key() {
+        let mut counts = [0u32; 8];
+        let mut moved = 0;
+        let rekeyed = Key([KEY.0[0] ^ 1, KEY.0[1], KEY.0[2], KEY.0[3]]);
+        for i in 0..65_536u32 {
+            // Neighboring addresses and ports, the least random there is.
+            let mut meta = Meta { proto: 17, flags: flag::IPV4 | flag::PORTS, dport: 53, ..Meta::UNKNOWN };
+            meta.src[..4].copy_from_slice(&[10, 0, 0, i as u8]);
+            meta.dst[..4].copy_from_slice(&[192, 0, 2, 1]);
+            meta.sport = 1024 + (i >> 8) as u16;
+            let at = owner(hash(&meta, KEY), 8);
+            counts[at] += 1;
+            moved += u32::from(owner(hash(&meta, rekeyed), 8) != at);
+        }
+        // 8,192 expected, standard deviation 85.
+        assert!(counts.iter().all(|n| (7_700..8_700).contains(n)), "{counts:?}");
+        assert!(moved > 50_000, "{moved} of 65,536 moved with the key, seven of eight expected");
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_quotes_never_panic(sample in 0..26usize, cut in 0..100usize, flips in prop::collection::vec((0..100usize, any::<u8>()), 0..5)) {
+            let samples = samples();
+            let mut quote = samples[sample % samples.len()].network();
+            for (at, value) in flips {
+                let at = at % quote.len();
+                quote[at] = value;
+            }
+            quote.truncate(cut);
+            placed(&Packet::icmp("10.0.0.9", "10.0.0.1", 3, 1, [0; 4]).payload(&quote).bytes());
+            placed(&Packet::icmp("2001:db8::9", "2001:db8::1", 1, 1, [0; 4]).payload(&quote).bytes());
+        }
+    }
+}

@@ -4,7 +4,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::packet::frame::Heap;
-use crate::packet::{BATCH, Batch};
+use crate::packet::meta::flag;
+use crate::packet::{BATCH, Batch, Meta, NO_FLOW, NO_PORT, NO_RULE};
 use crate::wire::ethernet::ethertype;
 use crate::wire::{arp, checksum, icmpv4, icmpv6, protocol, tcp};
 
@@ -25,6 +26,74 @@ pub fn give_back(heap: &mut Heap, batch: &mut Batch) {
     for frame in batch.frames.iter_mut().filter(|frame| !frame.is_empty_slot()) {
         heap.give_back(frame.take());
     }
+}
+
+/// Asserts what decode promises of the facts of any packet it lets pass, the frame having `len` bytes.
+pub fn assert_sound(meta: &Meta, len: usize) {
+    if meta.end == 0 {
+        return; // decoded to no depth
+    }
+    assert!(14 <= meta.l3() && meta.l3() <= meta.l4() && meta.l4() <= meta.end() && meta.end() <= len, "{meta:?}");
+    let families = [flag::IPV4, flag::IPV6, flag::ARP].into_iter().filter(|family| meta.has(*family)).count();
+    assert!(families <= 1, "{meta:?}");
+    if families == 0 {
+        assert_eq!((meta.src, meta.dst, meta.proto, meta.l4()), ([0; 16], [0; 16], 0, meta.l3()), "{meta:?}");
+    }
+    if meta.any(flag::IPV4 | flag::ARP) {
+        assert!(meta.src[4..] == [0; 12] && meta.dst[4..] == [0; 12], "{meta:?}");
+    }
+    if meta.has(flag::LATER_FRAGMENT) {
+        assert!(!meta.any(flag::PORTS | flag::L4 | flag::FIRST_FRAGMENT | flag::ICMP_ERROR), "{meta:?}");
+    }
+    if meta.any(flag::PORTS | flag::ICMP_ERROR) {
+        assert!(meta.has(flag::L4) && meta.end() - meta.l4() >= 8, "{meta:?}");
+    } else {
+        let ethertype = if meta.any(flag::IPV4 | flag::IPV6) { 0 } else { meta.sport };
+        assert_eq!((meta.sport, meta.dport), (ethertype, 0), "{meta:?}");
+    }
+    assert_eq!(meta.any(flag::TAGS), meta.l3() > 14, "{meta:?}");
+    assert_eq!((meta.flow, meta.rule, meta.out, meta.hash), (NO_FLOW, NO_RULE, NO_PORT, 0), "{meta:?}");
+}
+
+/// One well-formed packet of every kind: seeds of fuzzing and of properties.
+pub fn samples() -> Vec<Packet> {
+    let (a, b) = ("10.0.0.1:1000", "192.0.2.1:53");
+    let (c, d) = ("[2001:db8::1]:1000", "[2001:db8::2]:53");
+    let udp = Packet::udp(a, b).payload(b"payload of a datagram");
+    let udp6 = Packet::udp(c, d).payload(b"payload of a datagram");
+    let syn = [2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
+    vec![
+        udp.clone(),
+        udp6.clone(),
+        Packet::tcp(a, b).tcp_options(&syn),
+        Packet::tcp(c, d).acknowledgment(1).payload(b"data"),
+        udp.clone().vlan(5),
+        udp6.clone().tag(ethertype::VLAN, 5).vlan(6),
+        udp.clone().ip_options(&[0x94, 4, 0, 0, 1, 1, 1, 0]),
+        udp.clone().fragment(0, true).payload(&[1; 24]),
+        udp.clone().fragment(24, false),
+        udp6.clone().fragment(0, true).payload(&[1; 24]),
+        udp6.clone().fragment(24, false),
+        udp6.clone()
+            .extension(protocol::HOP_BY_HOP, &[5, 2, 0, 0, 1, 0])
+            .extension(protocol::DESTINATION, &[1, 4, 0, 0, 0, 0])
+            .extension(protocol::ROUTING, &[4, 0, 0, 0, 0, 0])
+            .fragment(0, false),
+        udp6.clone().extension(protocol::AH, &[0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 9, 9, 9, 9]),
+        Packet::echo_request("10.0.0.1", "192.0.2.1", 7, 1).payload(b"ping"),
+        Packet::echo_reply("2001:db8::1", "2001:db8::2", 7, 1).payload(b"ping"),
+        Packet::icmp_error("10.0.0.9", "10.0.0.1", icmpv4::UNREACHABLE, 4, &udp),
+        Packet::icmp_error("2001:db8::9", "2001:db8::1", icmpv6::TOO_BIG, 0, &udp6),
+        Packet::sctp(a, b).payload(&[1, 0, 0, 4]),
+        Packet::ip("10.0.0.1", "192.0.2.1", protocol::GRE).payload(&[0, 0, 8, 0]),
+        Packet::ip("10.0.0.1", "192.0.2.1", protocol::ESP).payload(&[9; 24]),
+        Packet::ip("10.0.0.1", "192.0.2.1", protocol::AH).payload(&[6, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1]),
+        Packet::ip("10.0.0.1", "192.0.2.1", protocol::UDP_LITE).payload(&[0, 1, 0, 2, 0, 8, 1, 1, 5]),
+        Packet::ip("10.0.0.1", "192.0.2.1", protocol::DCCP).payload(&[0, 1, 0, 2, 3, 0, 0, 0, 0, 0, 0, 1]),
+        Packet::ip("2001:db8::1", "2001:db8::2", 89).payload(&[3; 30]),
+        Packet::arp(arp::REQUEST, "10.0.0.1", "10.0.0.2"),
+        Packet::ethernet(38, &[0x42, 0x42, 3]),
+    ]
 }
 
 /// A packet under construction.
@@ -238,7 +307,7 @@ impl Packet {
 
     /// IPv4 options, a multiple of four bytes.
     pub fn ip_options(self, options: &[u8]) -> Packet {
-        assert!(options.len() % 4 == 0 && options.len() <= 40, "IPv4 options are up to ten words");
+        assert!(options.len().is_multiple_of(4) && options.len() <= 40, "IPv4 options are up to ten words");
         self.change(|ip| ip.options = options.to_vec())
     }
 
@@ -246,7 +315,7 @@ impl Packet {
     pub fn extension(self, kind: u8, body: &[u8]) -> Packet {
         let len = body.len() + 2;
         let units = if kind == protocol::AH { len / 4 - 2 } else { len / 8 - 1 };
-        assert!(len % 8 == 0, "an extension header is a multiple of eight bytes");
+        assert!(len.is_multiple_of(8), "an extension header is a multiple of eight bytes");
         let mut header = vec![0, units as u8];
         header.extend(body);
         self.change(|ip| ip.extensions.push((kind, header)))
@@ -283,7 +352,7 @@ impl Packet {
 
     /// TCP options, a multiple of four bytes.
     pub fn tcp_options(self, options: &[u8]) -> Packet {
-        assert!(options.len() % 4 == 0 && options.len() <= 40, "TCP options are up to ten words");
+        assert!(options.len().is_multiple_of(4) && options.len() <= 40, "TCP options are up to ten words");
         self.change_tcp(|header| {
             header.truncate(20);
             header.extend(options);
@@ -328,7 +397,7 @@ impl Packet {
 
     /// The datagram in fragments whose payloads are of `size` bytes, a multiple of eight, but for the last.
     pub fn fragments(&self, size: usize) -> Vec<Vec<u8>> {
-        assert!(size > 0 && size % 8 == 0, "fragments are multiples of eight bytes");
+        assert!(size > 0 && size.is_multiple_of(8), "fragments are multiples of eight bytes");
         let Body::Ip(ip) = &self.body else { panic!("the packet is not IP") };
         let segment = ip.segment();
         let part = |(i, part): (usize, &[u8])| {
@@ -482,5 +551,20 @@ mod tests {
         assert_eq!(parts.len(), 3);
         let joined: Vec<u8> = parts.iter().flat_map(|part| part[14 + 48..].to_vec()).collect();
         assert_eq!(joined, whole.bytes()[54..]);
+    }
+
+    /// The seeds in `fuzz/corpus/decode` are the samples, each behind a byte of choices (0: everything, no receive flag).
+    /// `FLOWGATE_BLESS=1` writes them anew.
+    #[test]
+    fn fuzz_seeds_are_the_samples() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/decode");
+        for (i, packet) in samples().iter().enumerate() {
+            let seed = [&[0][..], &packet.bytes()].concat();
+            let file = folder.join(format!("sample-{i:02}"));
+            if std::env::var_os("FLOWGATE_BLESS").is_some() {
+                std::fs::write(&file, &seed).expect("the seed can be written");
+            }
+            assert_eq!(std::fs::read(&file).expect("the seed is there"), seed, "{}", file.display());
+        }
     }
 }

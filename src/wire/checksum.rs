@@ -10,8 +10,8 @@ pub struct Sum(u64);
 impl Sum {
     /// Adds bytes. Only the last addition may be of an odd number of them: it is padded with a zero.
     #[inline]
-    pub fn add(mut self, bytes: &[u8]) -> Sum {
-        // Four chains of 32-bit words in 64-bit registers: none can overflow, as no packet has 2^32 words.
+    pub fn bytes(mut self, bytes: &[u8]) -> Sum {
+        // 32-bit words in 64-bit registers need no carry: no packet has 2^32 words. Eight lanes make vectors of it.
         let (blocks, rest) = bytes.as_chunks::<32>();
         let mut lanes = [0u64; 8];
         for block in blocks {
@@ -69,13 +69,13 @@ fn fold(sum: u64) -> u16 {
 /// The checksum over bytes whose checksum field is zero: an IPv4 header, an ICMP message.
 #[inline]
 pub fn checksum(bytes: &[u8]) -> u16 {
-    Sum::default().add(bytes).finish()
+    Sum::default().bytes(bytes).finish()
 }
 
 /// True if bytes with their checksum in them are intact: an IPv4 header with options, an ICMP message.
 #[inline]
 pub fn is_good(bytes: &[u8]) -> bool {
-    Sum::default().add(bytes).fold() == 0xffff
+    Sum::default().bytes(bytes).fold() == 0xffff
 }
 
 /// True if an IPv4 header without options is intact; the same as [`is_good`], faster, for a header that is not all zeros.
@@ -85,7 +85,7 @@ pub fn header_is_good(header: &[u8; 20]) -> bool {
     let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
     // Folding preserves the remainder by 0xffff, so the fold of a sum that is not zero is 0xffff where the remainder is
     // zero; the compiler makes a multiplication of this.
-    sum % 0xffff == 0
+    sum.is_multiple_of(0xffff)
 }
 
 /// The sum of the pseudo header in front of TCP, UDP and ICMPv6 (RFC 9293 section 3.1, RFC 8200 section 8.1): `source` and
@@ -93,14 +93,14 @@ pub fn header_is_good(header: &[u8; 20]) -> bool {
 #[inline]
 pub fn pseudo(source: &[u8], destination: &[u8], protocol: u8, len: usize) -> Sum {
     debug_assert!(source.len() == destination.len() && matches!(source.len(), 4 | 16));
-    let sum = Sum::default().add(source).add(destination).word(u16::from(protocol));
+    let sum = Sum::default().bytes(source).bytes(destination).word(u16::from(protocol));
     sum.word((len >> 16) as u16).word(len as u16)
 }
 
 /// The checksum of a TCP segment, ICMPv6 message or other transport whose checksum field is zero.
 #[inline]
 pub fn transport(pseudo: Sum, segment: &[u8]) -> u16 {
-    pseudo.add(segment).finish()
+    pseudo.bytes(segment).finish()
 }
 
 /// The checksum of a UDP datagram whose checksum field is zero. A result of zero is sent as 0xffff, since zero says that there
@@ -116,7 +116,7 @@ pub fn udp(pseudo: Sum, datagram: &[u8]) -> u16 {
 /// True if a TCP segment or ICMPv6 message with its checksum in it is intact.
 #[inline]
 pub fn transport_is_good(pseudo: Sum, segment: &[u8]) -> bool {
-    pseudo.add(segment).fold() == 0xffff
+    pseudo.bytes(segment).fold() == 0xffff
 }
 
 /// True if a UDP datagram with its checksum in it is intact. One without (zero) is good over IPv4 (RFC 768) and bad over IPv6
@@ -159,9 +159,9 @@ impl Update {
     /// Bytes change, an even number of them at an even place: an address.
     #[inline]
     pub fn bytes(self, from: &[u8], to: &[u8]) -> Update {
-        debug_assert!(from.len() == to.len() && from.len() % 2 == 0);
-        let old = Sum::default().add(from).finish();
-        Update(self.0.word(old).add(to))
+        debug_assert!(from.len() == to.len() && from.len().is_multiple_of(2));
+        let old = Sum::default().bytes(from).finish();
+        Update(self.0.word(old).bytes(to))
     }
 
     /// The new checksum of anything but UDP.
@@ -177,6 +177,94 @@ impl Update {
             (0, _) => 0,
             (_, 0) => 0xffff,
             (_, sum) => sum,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// RFC 1071 section 4.1, word by word.
+    fn reference(bytes: &[u8]) -> u16 {
+        let mut sum = 0u32;
+        for pair in bytes.chunks(2) {
+            sum += u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !(sum as u16)
+    }
+
+    #[test]
+    fn examples_of_the_standards() {
+        // RFC 1071 section 3.
+        assert_eq!(checksum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), !0xddf2);
+        // RFC 1624 section 4: 0x5555 becomes 0x3285 under a checksum of 0xdd2f; RFC 1141 gives 0xffff.
+        assert_eq!(Update::of(0xdd2f).word(0x5555, 0x3285).finish(), 0x0000);
+        let header = *b"\x45\x00\x00\x73\x00\x00\x40\x00\x40\x11\xb8\x61\xc0\xa8\x00\x01\xc0\xa8\x00\xc7";
+        assert!(header_is_good(&header) && is_good(&header));
+    }
+
+    #[test]
+    fn udp_knows_zero() {
+        let (source, destination) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+        let mut datagram = [0, 1, 0, 2, 0, 10, 0, 0, 0, 0];
+        let pseudo = || pseudo(&source, &destination, 17, 10);
+        // A payload that makes the sum come out as zero.
+        let sum = transport(pseudo(), &datagram);
+        datagram[8..].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!((transport(pseudo(), &datagram), udp(pseudo(), &datagram)), (0, 0xffff));
+        assert!(udp_is_good(pseudo(), &datagram, false) && !udp_is_good(pseudo(), &datagram, true));
+        datagram[6..8].copy_from_slice(&[0xff; 2]);
+        assert!(udp_is_good(pseudo(), &datagram, true));
+        assert!(!udp_is_good(pseudo(), &datagram[..7], false));
+        assert_eq!(Update::of(0).word(1, 2).finish_udp(0), 0);
+        assert_eq!(Update::of(0xdd2f).word(0x5555, 0x3285).finish_udp(0xdd2f), 0xffff);
+    }
+
+    proptest! {
+        #[test]
+        fn full_is_the_reference(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert_eq!(checksum(&bytes), reference(&bytes));
+            let whole = bytes.len() & !1;
+            let split = (whole / 2) & !1;
+            prop_assert_eq!(Sum::default().bytes(&bytes[..split]).bytes(&bytes[split..]).finish(), reference(&bytes));
+        }
+
+        #[test]
+        fn headers_are_good_by_either_check(mut header in any::<[u8; 20]>(), repair in any::<bool>()) {
+            header[0] |= 0x40;
+            if repair {
+                header[10..12].fill(0);
+                let sum = checksum(&header);
+                header[10..12].copy_from_slice(&sum.to_be_bytes());
+                prop_assert!(is_good(&header));
+            }
+            prop_assert_eq!(header_is_good(&header), is_good(&header));
+        }
+
+        // Values near all ones and all zeros are where one's complement has two zeros.
+        #[test]
+        fn incremental_is_full(
+            bytes in prop::collection::vec(prop_oneof![Just(0u8), Just(0xff), any::<u8>()], 24..=24),
+            at in 0..8usize,
+            to in any::<[u8; 8]>(),
+            extreme in 0..3u8,
+        ) {
+            let mut before = bytes;
+            before[0] |= 0x40;
+            let mut after = before.clone();
+            let (at, to) = (at * 2 + 2, match extreme { 0 => [0; 8], 1 => [0xff; 8], _ => to });
+            let (from, len) = (before[at..at + 6].to_vec(), 6);
+            after[at..at + len].copy_from_slice(&to[..len]);
+            let updated = Update::of(checksum(&before)).bytes(&from, &to[..len]).finish();
+            prop_assert_eq!(updated, checksum(&after));
+            let word = |bytes: &[u8], i: usize| u16::from_be_bytes([bytes[i], bytes[i + 1]]);
+            let long = |bytes: &[u8]| u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            let updated = Update::of(checksum(&before)).word(word(&from, 0), word(&to, 0));
+            prop_assert_eq!(updated.long(long(&from[2..]), long(&to[2..])).finish(), checksum(&after));
         }
     }
 }

@@ -8,7 +8,7 @@ view! {
         /// Destination port.
         destination_port, set_destination_port: u16 @ 2;
         /// Bytes of header and payload; of UDP-Lite the bytes its checksum covers, 0 for all (RFC 3828 section 3.1).
-        len, set_len: u16 @ 4;
+        length, set_length: u16 @ 4;
         /// Checksum over pseudo header, header and payload; 0 for none (not over IPv6, not in UDP-Lite).
         checksum, set_checksum: u16 @ 6;
     }
