@@ -104,6 +104,9 @@ impl Eal {
             },
         };
         let instance = Instance::lock(&config.prefix)?;
+        // The runtime files go however the process ends, short of a crash.
+        // SAFETY: a function that may run at exit: it takes no lock it would wait for, and panics nowhere.
+        unsafe { libc::atexit(remove_files) };
         let control = affinity.without(&config.cores);
         let arguments = arguments(config, hugepages, &control);
         once(|| {
@@ -278,6 +281,14 @@ impl Eal {
     }
 }
 
+extern "C" fn remove_files() {
+    if let Some(Ok(eal)) = EAL.get()
+        && let Ok(mut instance) = eal.instance.try_lock()
+    {
+        drop(instance.take());
+    }
+}
+
 /// Initializes [`EAL`]; none if it was initialized before.
 fn once(start: impl FnOnce() -> Result<Eal, Error>) -> Option<Result<&'static Eal, Error>> {
     let mut started = false;
@@ -345,11 +356,11 @@ impl<T> Running<T> {
 
     fn wait(&mut self) {
         if !mem::replace(&mut self.joined, true) {
-            // SAFETY: the lcore exists. EAL's wait is a busy loop that ends with the job, so sleep through most of it.
+            // EAL's own wait is a busy loop: sleep through most of it.
             while !self.is_finished() {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
-            // SAFETY: as above; returns when the lcore is ready for the next job.
+            // SAFETY: the lcore exists; returns when it is ready for the next job.
             unsafe { dpdk_sys::rte_eal_wait_lcore(lcore(self.worker)) };
             lock(&self.eal.busy).remove(&self.worker);
         }

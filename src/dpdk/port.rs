@@ -178,9 +178,10 @@ struct Inner {
     virtual_device: Option<Handle>,
     lease: Lease,
     pool: Mutex<Option<Arc<Pool>>>,
-    /// DPDK wants one caller at a time for all but bursts.
-    control: Mutex<()>,
 }
+
+/// DPDK wants one caller at a time for all but bursts.
+static CONTROL: Mutex<()> = Mutex::new(());
 
 #[derive(Debug)]
 struct Handle(*mut dpdk_sys::rte_device);
@@ -202,6 +203,7 @@ impl Port {
         if !eal.take_device(&name) {
             return Err(Error::DeviceTaken { device: device.into() });
         }
+        let control = lock(&CONTROL);
         eal.log();
         let found = match find(&name) {
             Some(found) => Ok(found),
@@ -212,6 +214,7 @@ impl Port {
                 if let (Ok(_), Some(found)) = (probed, found) { Ok(found) } else { Err(probed.err()) }
             }
         };
+        drop(control);
         let (id, handle) = match found {
             Ok(found) => found,
             Err(errno) => {
@@ -233,7 +236,6 @@ impl Port {
             virtual_device: (!pci).then_some(Handle(handle)),
             lease,
             pool: Mutex::default(),
-            control: Mutex::default(),
         };
         let info = inner.info()?;
         let abilities = abilities(id, &info);
@@ -307,7 +309,7 @@ impl Port {
 
         let (mut rx_descriptors, mut tx_descriptors) = (config.rx_descriptors, config.tx_descriptors);
         inner.eal().log();
-        let _control = inner.control();
+        let _control = lock(&CONTROL);
         let id = inner.id;
         // SAFETY: `conf` and the key it points to live through the call, which copies both.
         inner.step("configure", unsafe {
@@ -370,7 +372,7 @@ impl Port {
             return Err(refuse(libc::EBUSY));
         }
         self.inner.eal().log();
-        let control = self.inner.control();
+        let control = lock(&CONTROL);
         // SAFETY: configured, with all queues set up.
         self.inner.step("start", unsafe { dpdk_sys::rte_eth_dev_start(self.inner.id) })?;
         drop(control);
@@ -389,7 +391,7 @@ impl Port {
         if Arc::strong_count(&self.inner) > 1 {
             return Err(Error::QueuesInUse { device: self.inner.device.clone() });
         }
-        let _control = self.inner.control();
+        let _control = lock(&CONTROL);
         // SAFETY: no queue handle is left, so no thread is in a burst.
         self.inner.step("stop", unsafe { dpdk_sys::rte_eth_dev_stop(self.inner.id) })?;
         self.started = false;
@@ -399,7 +401,7 @@ impl Port {
     /// The link as it is now, without waiting for it.
     pub fn link(&self) -> Link {
         let (mut speed, mut up, mut full) = (0, 0, 0);
-        let _control = self.inner.control();
+        let _control = lock(&CONTROL);
         // SAFETY: writes three integers of ours.
         unsafe { dpdk_sys::fg_link(self.inner.id, &mut speed, &mut up, &mut full) };
         Link { up: up != 0, speed, full_duplex: full != 0 }
@@ -408,7 +410,7 @@ impl Port {
     /// The port's own MAC address.
     pub fn mac(&self) -> [u8; 6] {
         let mut mac = dpdk_sys::rte_ether_addr::default();
-        let _control = self.inner.control();
+        let _control = lock(&CONTROL);
         // SAFETY: writes an address of ours.
         unsafe { dpdk_sys::rte_eth_macaddr_get(self.inner.id, &mut mac) };
         mac.addr_bytes
@@ -417,7 +419,7 @@ impl Port {
     /// The device's counters; zeros if it has none.
     pub fn stats(&self) -> PortStats {
         let mut stats = dpdk_sys::rte_eth_stats::default();
-        let _control = self.inner.control();
+        let _control = lock(&CONTROL);
         // SAFETY: writes a structure of ours.
         unsafe { dpdk_sys::rte_eth_stats_get(self.inner.id, &mut stats) };
         PortStats {
@@ -444,10 +446,6 @@ impl Inner {
         self.lease.eal()
     }
 
-    fn control(&self) -> MutexGuard<'_, ()> {
-        lock(&self.control)
-    }
-
     fn step(&self, step: &'static str, result: i32) -> Result<i32, Error> {
         Errno::check(result).map_err(|errno| Error::Device {
             device: self.device.clone(),
@@ -467,6 +465,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        let _control = lock(&CONTROL);
         // SAFETY: port and queues are gone, so nobody uses the device. Stopping a stopped port does nothing; closing gives
         // the buffers in its rings back to the pool, which is dropped after this. The handle came from this port.
         unsafe {
