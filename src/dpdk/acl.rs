@@ -109,12 +109,7 @@ impl Table {
 
     /// Builds a table of the rules in `values` (`fields.len()` values each), the first taking precedence, in at most
     /// `max_bytes` of EAL memory. Blocks for up to some seconds; the work memory comes from malloc and is freed.
-    pub fn build(
-        eal: &'static Eal,
-        fields: &[Field],
-        values: &[Value],
-        max_bytes: usize,
-    ) -> Result<Table, BuildError> {
+    pub fn build(eal: &'static Eal, fields: &[Field], values: &[Value], max_bytes: usize) -> Result<Table, BuildError> {
         static BUILDING: Mutex<()> = Mutex::new(());
         static SERIAL: AtomicU64 = AtomicU64::new(0);
         assert!(!fields.is_empty() && fields.len() <= sys::RTE_ACL_MAX_FIELDS as usize);

@@ -190,17 +190,16 @@ impl Stage for Acl {
                 return None;
             }
         };
-        let judge = Judge {
+        let first_slot = outcomes.get(1).map_or(0, |outcome| outcome.rule);
+        Some(Plan::Flow(Arc::new(Rules(Arc::new(Judge {
             compiled,
             outcomes,
             non_ip,
             denied_non_ip: reasons.at(Drops::DeniedNonIp),
-            first_slot: 0,
+            first_slot,
             hits,
             ports: cx.names.ports.iter().map(|port| port.name.clone()).collect(),
-        };
-        let first_slot = judge.outcomes.get(1).map_or(0, |outcome| outcome.rule);
-        Some(Plan::Flow(Arc::new(Rules(Arc::new(Judge { first_slot, ..judge })))))
+        })))))
     }
 }
 
