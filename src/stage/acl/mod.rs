@@ -181,11 +181,12 @@ impl Stage for Acl {
             return None;
         }
         let limits = Limits { few: matcher::FEW, memory: (config.memory as usize) << 20 };
-        let mut eal = || Eal::offline(EAL_MEMORY).map_err(|error| error.to_string());
+        // Only starts one where none runs: in `check` and `replay`.
+        let mut eal = || Eal::offline(config.memory.saturating_add(EAL_SPARE)).map_err(|error| error.to_string());
         let compiled = match compile::compile(&rules, cx.names.ports.len(), limits, &mut eal) {
             Ok(compiled) => compiled,
             Err(refusal) => {
-                let help = "have fewer or simpler rules, or a higher acl.memory";
+                let help = "have fewer or simpler rules, or raise acl.memory (and DPDK's own, if that is what ran out)";
                 cx.mistakes.with_help(&config.rule[refusal.rule].place, &cx.instance, refusal.message, help);
                 return None;
             }
@@ -203,8 +204,8 @@ impl Stage for Acl {
     }
 }
 
-/// Memory in MB of an EAL that is started only to compile rules.
-const EAL_MEMORY: u32 = 1024;
+/// Memory in MB that an EAL started only to compile rules has beyond what the rules may take.
+const EAL_SPARE: u32 = 128;
 
 /// A rule with its names resolved; `None` after noting at least one mistake.
 fn resolve(rule: &At<RuleConfig>, key: &str, names: &Names, mistakes: &mut Mistakes) -> Option<Rule> {

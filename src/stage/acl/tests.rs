@@ -12,7 +12,7 @@ use crate::testkit::bench::{Bench, TWO_PORTS};
 use crate::testkit::packets::Packet;
 
 fn eal() -> Result<&'static Eal, String> {
-    Eal::offline(EAL_MEMORY).map_err(|error| error.to_string())
+    Eal::offline(512).map_err(|error| error.to_string())
 }
 
 const PORTS: usize = 3;
