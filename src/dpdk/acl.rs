@@ -50,8 +50,10 @@ pub struct Value {
 /// Why a table could not be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BuildError {
-    /// It would take more memory than allowed, or than there is.
+    /// It would take more memory than allowed.
     TooLarge,
+    /// The EAL, or the machine, has not enough memory left.
+    NoMemory,
     /// rte_acl refused with this errno.
     Refused(i32),
     /// The EAL has been closed.
@@ -62,6 +64,7 @@ impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             BuildError::TooLarge => f.write_str("the classifier does not fit in the memory it may take"),
+            BuildError::NoMemory => f.write_str("DPDK has not enough memory left"),
             BuildError::Refused(errno) => write!(f, "rte_acl refused the rules (errno {errno})"),
             BuildError::Closed => f.write_str("DPDK has been closed"),
         }
@@ -132,7 +135,7 @@ impl Table {
         };
         // SAFETY: the EAL has started and the lease keeps it; the parameters outlive the call.
         let context = unsafe { sys::rte_acl_create(&parameters) };
-        let Some(context) = NonNull::new(context) else { return Err(BuildError::TooLarge) };
+        let Some(context) = NonNull::new(context) else { return Err(BuildError::NoMemory) };
         let key_len =
             fields.iter().map(|field| field.offset as usize + usize::from(field.size)).max().unwrap_or(0).max(4);
         let mut table = Table { context, key_len, rules, bytes: 0, algorithm: "scalar", _lease: lease };
@@ -209,7 +212,7 @@ fn image(fields: usize, values: &[Value]) -> Vec<u64> {
     let rules = values.len() / fields;
     let mut image = Vec::with_capacity(rules * (HEAD_WORDS + FIELD_WORDS * fields));
     for (index, rule) in values.chunks_exact(fields).enumerate() {
-        let priority = sys::RTE_ACL_MAX_PRIORITY as u32 - index as u32;
+        let priority = sys::RTE_ACL_MAX_PRIORITY - index as u32;
         image.push(pair(1, priority));
         image.push(pair(index as u32 + 1, 0));
         image.extend(rule.iter().flat_map(|value| [u64::from(value.a), u64::from(value.b)]));
@@ -228,7 +231,8 @@ fn pair(first: u32, second: u32) -> u64 {
 fn check(code: i32) -> Result<(), BuildError> {
     match -code {
         0 => Ok(()),
-        libc::ENOMEM | libc::ERANGE => Err(BuildError::TooLarge),
+        libc::ERANGE => Err(BuildError::TooLarge),
+        libc::ENOMEM => Err(BuildError::NoMemory),
         errno => Err(BuildError::Refused(errno)),
     }
 }

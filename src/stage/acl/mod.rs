@@ -181,26 +181,26 @@ impl Stage for Acl {
             return None;
         }
         let limits = Limits { few: matcher::FEW, memory: (config.memory as usize) << 20 };
-        let mut eal = || Eal::offline(EAL_MEMORY).map_err(|error| error.to_string());
+        // Only starts one where none runs: in `check` and `replay`.
+        let mut eal = || Eal::offline(config.memory.saturating_add(EAL_SPARE)).map_err(|error| error.to_string());
         let compiled = match compile::compile(&rules, cx.names.ports.len(), limits, &mut eal) {
             Ok(compiled) => compiled,
             Err(refusal) => {
-                let help = "have fewer or simpler rules, or a higher acl.memory";
+                let help = "have fewer or simpler rules, or raise acl.memory (and DPDK's own, if that is what ran out)";
                 cx.mistakes.with_help(&config.rule[refusal.rule].place, &cx.instance, refusal.message, help);
                 return None;
             }
         };
-        let judge = Judge {
+        let first_slot = outcomes.get(1).map_or(0, |outcome| outcome.rule);
+        Some(Plan::Flow(Arc::new(Rules(Arc::new(Judge {
             compiled,
             outcomes,
             non_ip,
             denied_non_ip: reasons.at(Drops::DeniedNonIp),
-            first_slot: 0,
+            first_slot,
             hits,
             ports: cx.names.ports.iter().map(|port| port.name.clone()).collect(),
-        };
-        let first_slot = judge.outcomes.get(1).map_or(0, |outcome| outcome.rule);
-        Some(Plan::Flow(Arc::new(Rules(Arc::new(Judge { first_slot, ..judge })))))
+        })))))
     }
 }
 

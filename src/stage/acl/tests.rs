@@ -1,22 +1,18 @@
 //! The acl against the plain reading of its rules, and from TOML to counters.
 
 use proptest::prelude::*;
-use toml::de::DeTable;
 
 use super::compile::{Action as Does, compile};
 use super::*;
-use crate::config::names::{PortName, Service, Set};
-use crate::config::reader::{FromToml, Reader, Table};
+use crate::config::names::Service;
 use crate::config::source::Source;
-use crate::packet::frame::Heap;
 use crate::packet::meta::flag;
-use crate::stage::Rules as Slots;
-use crate::stage::apply::Adjacencies;
 use crate::stage::classes::{Prefix, prefix_mask};
-use crate::stats::{Layout, Sheet};
+use crate::testkit::bench::{Bench, TWO_PORTS};
+use crate::testkit::packets::Packet;
 
 fn eal() -> Result<&'static Eal, String> {
-    Eal::offline(EAL_MEMORY).map_err(|error| error.to_string())
+    Eal::offline(512).map_err(|error| error.to_string())
 }
 
 const PORTS: usize = 3;
@@ -234,7 +230,7 @@ fn agree(rules: &[Rule], packets: &[(Meta, u8)], few: usize) -> Result<(), TestC
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn compiled_and_read_rules_agree(
@@ -333,115 +329,6 @@ fn big_sets_do_not_multiply_rules() {
     agree(&rules, &aimed_at(&rules, 1280), 8).expect("both agree");
 }
 
-/// A stage compiled from TOML, and all that surrounds it.
-struct World {
-    plan: Arc<dyn FlowPlan>,
-    commit: Box<dyn FlowCommit>,
-    layout: Layout,
-    slots: Slots,
-    sheet: Sheet,
-}
-
-fn names() -> Names {
-    let place = Source::new("t", "").place(0);
-    let port = |name: &str, zone| PortName { name: name.into(), zone, mac: None, place: place.clone() };
-    let v4 = (0..100u32).map(|n| ipnet::Ipv4Net::new((0x0a00_0000 + n * 512).into(), 24).expect("a prefix")).collect();
-    let set = |name: &str, v4, v6| Set { name: name.into(), v4, v6, place: place.clone() };
-    Names {
-        ports: vec![port("lan", Some(0)), port("wan", Some(1)), port("dmz", None)],
-        zones: vec!["inside".into(), "outside".into()],
-        sets: vec![
-            set("many", v4, Vec::new()),
-            set("six", Vec::new(), vec!["2001:db8::/32".parse().expect("a prefix")]),
-        ],
-        services: Vec::new(),
-    }
-}
-
-fn plan(text: &str) -> Result<World, Vec<String>> {
-    let source = Source::new("t.toml", text);
-    let (mut mistakes, names) = (Mistakes::default(), names());
-    let (mut layout, mut slots, mut adjacencies) = (Layout::new(), Slots::default(), Adjacencies::default());
-    let mut reader = Reader { source: &source, mistakes: &mut mistakes };
-    let mut root = Table::root(DeTable::parse(source.text()).expect("TOML"));
-    let config = root.take("acl").and_then(|item| Config::from_toml(item, &mut reader));
-    let plan = config.and_then(|config| {
-        let mut cx = PlanCx {
-            instance: "acl".into(),
-            names: &names,
-            layout: &mut layout,
-            rules: &mut slots,
-            adjacencies: &mut adjacencies,
-            mistakes: &mut mistakes,
-            workers: 1,
-            conntrack: false,
-        };
-        Acl::plan(&config, &mut cx)
-    });
-    match plan {
-        Some(Plan::Flow(plan)) if mistakes.is_empty() => {
-            let (commit, sheet) = (plan.start(0), layout.sheet());
-            Ok(World { plan, commit, layout, slots, sheet })
-        }
-        _ => Err(mistakes.into_sorted().iter().map(ToString::to_string).collect()),
-    }
-}
-
-impl World {
-    /// Judges and commits; what became of each packet: `allow` or the reason, and the rule's name.
-    fn judge(&mut self, packets: &[Meta], out: u8) -> Vec<(String, String)> {
-        let mut heap = Heap::new(BATCH, 100);
-        let mut batch = Batch::default();
-        batch.begin(packets.len());
-        let mut actions = [Action::OPEN; BATCH];
-        for (i, meta) in packets.iter().enumerate() {
-            batch.metas[i] = meta.clone();
-            batch.frames[i] = heap.frame(&[0; 60]).expect("room");
-            actions[i].out = out;
-        }
-        let denied = self.plan.judge(batch.live, &batch.metas, &mut actions);
-        self.commit.commit(batch.live, &batch, &actions, &mut Cx { now: 77, sheet: &mut self.sheet });
-        (0..packets.len())
-            .map(|i| {
-                heap.give_back(batch.frames[i].take());
-                assert_eq!(denied >> i & 1 != 0, actions[i].verdict == Verdict::Deny);
-                let rule = self.slots.slot(actions[i].rule).map_or("-", |rule| &rule.name);
-                let verdict = match actions[i].verdict {
-                    Verdict::Deny => self.layout.reason_name(actions[i].reason),
-                    other => format!("{other:?}").to_lowercase(),
-                };
-                (verdict, rule.to_owned())
-            })
-            .collect()
-    }
-
-    fn hits(&self, rule: &str) -> [u64; 3] {
-        let rule = self.slots.all().iter().find(|known| known.name == rule).expect("a rule");
-        [0, 1, 2].map(|n| self.sheet.counters[rule.counters + n])
-    }
-}
-
-fn tcp(source: &str, destination: &str, dport: u16) -> Meta {
-    let address = |text: &str| {
-        let mut bytes = [0; 16];
-        match text.parse().expect("an address") {
-            std::net::IpAddr::V4(address) => bytes[..4].copy_from_slice(&address.octets()),
-            std::net::IpAddr::V6(address) => bytes = address.octets(),
-        }
-        bytes
-    };
-    let family = if source.contains(':') { flag::IPV6 } else { flag::IPV4 };
-    Meta {
-        src: address(source),
-        dst: address(destination),
-        proto: 6,
-        sport: 40000,
-        dport,
-        flags: family | flag::L4 | flag::PORTS,
-        ..Meta::UNKNOWN
-    }
-}
-
 const FIREWALL: &str = r#"
 [acl]
 non_ip = ["arp", "0x88cc"]
@@ -475,68 +362,84 @@ vlan = [7, "100-199"]
 action = "allow"
 "#;
 
-#[test]
-fn rules_decide_in_the_order_of_the_file() {
-    let mut world = plan(FIREWALL).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
-    let tagged = Meta { vlan: 7, ..tcp("2001:db8:1::1", "2001:db8::1", 9) };
-    let tagged = Meta { flags: tagged.flags | flag::VLAN, ..tagged };
-    let fragment = tcp("10.0.0.5", "198.51.100.9", 443);
-    let fragment = Meta { flags: flag::IPV4 | flag::LATER_FRAGMENT, ..fragment };
-    let verdicts = world.judge(
-        &[
-            tcp("10.0.0.5", "198.51.100.9", 443),
-            tcp("10.0.0.5", "198.51.100.9", 80),
-            tcp("10.0.1.5", "198.51.100.9", 443),
-            tcp("10.0.0.5", "198.51.100.9", 23),
-            tagged,
-            fragment,
-            Meta { flags: flag::ARP, sport: 0x0806, ..Meta::UNKNOWN },
-            Meta { sport: 0x88cc, ..Meta::UNKNOWN },
-            Meta { sport: 0x0026, ..Meta::UNKNOWN },
-        ],
-        1,
-    );
-    let verdicts: Vec<(&str, &str)> =
-        verdicts.iter().map(|(verdict, rule)| (verdict.as_str(), rule.as_str())).collect();
-    assert_eq!(
-        verdicts,
-        [
-            ("allow", "web"),
-            ("acl.denied-default", "-"),
-            ("acl.denied-default", "-"),
-            ("acl.denied", "dropped here"),
-            ("allow", "six"),
-            ("acl.denied-default", "-"),
-            ("allow", "-"),
-            ("allow", "-"),
-            ("acl.denied-non-ip", "-"),
-        ]
-    );
-    assert_eq!(world.hits("seen"), [6, 360, 77]);
-    assert_eq!(world.hits("web"), [1, 60, 77]);
-    assert_eq!(world.hits("dropped here"), [1, 60, 77]);
-    assert_eq!(world.hits("undecided"), [4, 240, 77], "not what earlier rules decided");
-    assert_eq!(world.judge(&[tcp("10.0.0.5", "198.51.100.9", 443)], 2)[0].0, "acl.denied-default", "another way out");
-    assert!(world.plan.describe().iter().any(|line| line.contains("lan > wan")), "{:#?}", world.plan.describe());
+/// The bench for rules in `acl`, on a wire between `lan` and `wan`; `dmz` is connected to nothing.
+fn config(acl: &str) -> String {
+    let many: Vec<String> = (0..100).map(|n| format!("'10.{}.{}.0/24'", n / 128, n * 2 % 256)).collect();
+    format!(
+        "{TWO_PORTS}[[port]]\nname = 'dmz'\ndevice = 'net_null2'\n\
+         [set]\nmany = [{}]\nsix = ['2001:db8::/32']\n\
+         [pipeline]\nstages = ['cross', 'acl']\n\
+         [[cross.wire]]\nports = ['lan', 'wan']\n{acl}",
+        many.join(", ")
+    )
 }
 
 #[test]
-fn what_another_stage_denied_is_not_counted() {
-    let mut world = plan(FIREWALL).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
-    let mut batch = Batch::default();
-    batch.begin(1);
-    batch.metas[0] = tcp("10.0.0.5", "198.51.100.9", 443);
-    let mut actions = [Action::OPEN; BATCH];
-    actions[0].deny(Reason(0), NO_RULE);
-    world.commit.commit(1, &batch, &actions, &mut Cx { now: 1, sheet: &mut world.sheet });
-    assert_eq!(world.hits("seen"), [0; 3]);
+fn rules_decide_in_the_order_of_the_file() {
+    let mut bench = Bench::new(&config(FIREWALL));
+    let mut check = |port: &str, packet: Packet, end: &str, rule: &str| {
+        let got = bench.push(port, &packet.bytes());
+        assert_eq!((got.reason(), got.rule()), (end, rule), "{packet:?}");
+    };
+    check("lan", Packet::tcp("10.0.0.5:4000", "198.51.100.9:443"), "sent", "web");
+    check("lan", Packet::tcp("10.0.0.5:4000", "198.51.100.9:80"), "acl.denied-default", "");
+    check("lan", Packet::tcp("10.0.1.5:4000", "198.51.100.9:443"), "acl.denied-default", "");
+    check("lan", Packet::tcp("10.0.0.5:4000", "198.51.100.9:23"), "acl.denied", "dropped here");
+    check("wan", Packet::tcp("10.0.0.5:4000", "198.51.100.9:443"), "acl.denied-default", "");
+    check("lan", Packet::udp("10.0.0.5:4000", "198.51.100.9:443"), "acl.denied-default", "");
+    check(
+        "lan",
+        Packet::tcp("10.0.0.5:443", "198.51.100.9:443").payload(&[1; 64]).fragment(8, false),
+        "acl.denied-default",
+        "",
+    );
+    check("lan", Packet::tcp("[2001:db8:1::1]:4000", "[2001:db8::1]:9").vlan(0xe007), "sent", "six");
+    check("lan", Packet::tcp("[2001:db8:1::1]:4000", "[2001:db8::1]:9"), "acl.denied-default", "");
+    check("lan", Packet::echo_request("10.0.0.5", "198.51.100.9", 443, 1), "acl.denied-default", "");
+    check("lan", Packet::arp(1, "10.0.0.5", "10.0.0.1"), "sent", "");
+    check("lan", Packet::ethernet(0x88cc, &[0; 46]), "sent", "");
+    check("lan", Packet::ethernet(0x0026, &[0; 46]), "acl.denied-non-ip", "");
+    check("dmz", Packet::tcp("10.0.0.5:4000", "198.51.100.9:443"), "cross.no-wire", "");
+    let hits: Vec<(String, u64)> = ["seen", "web", "dropped here", "undecided", "six"]
+        .map(|name| (name.into(), bench.counter("acl/rule", name)))
+        .into();
+    let expected = [("seen", 10), ("web", 1), ("dropped here", 1), ("undecided", 6), ("six", 1)];
+    assert_eq!(hits, expected.map(|(name, hits)| (name.to_owned(), hits)));
+    let web = &bench.blueprint().rules.all()[1];
+    let frame = Packet::tcp("10.0.0.5:4000", "198.51.100.9:443").bytes().len() as u64;
+    assert_eq!(bench.sheet().counters[web.counters + rule_counter::BYTES], frame);
+    assert!(bench.sheet().counters[web.counters + rule_counter::LAST_HIT] >= 1_700_000_000_000_000_000);
+    let lines = bench.blueprint().describe();
+    assert!(lines.iter().any(|line| line.starts_with("acl: lan > wan, IPv4: 4 conditions")), "{lines:#?}");
+}
+
+#[test]
+fn without_rules_the_default_decides() {
+    let mut bench = Bench::new(&config("[acl]\ndefault = 'allow'\nnon_ip = ['!arp']"));
+    assert_eq!(bench.push("wan", &Packet::udp("192.0.2.1:1", "192.0.2.2:2").bytes()).reason(), "sent");
+    assert_eq!(bench.push("wan", &Packet::arp(1, "192.0.2.1", "192.0.2.2").bytes()).reason(), "acl.denied-non-ip");
+    assert_eq!(bench.push("wan", &Packet::ethernet(0x88cc, &[0; 46]).bytes()).reason(), "sent");
+}
+
+/// The mistakes in rules, each with its place counted from the first line of `acl`.
+fn mistakes(acl: &str) -> Vec<String> {
+    let text = config("");
+    let before = text.lines().count() as u32;
+    let list = match crate::config::Config::parse(&Source::new("t.toml", &(text + acl))) {
+        Ok(config) => crate::stage::pipeline::compile(&config, 1, &[]).err().expect("mistakes"),
+        Err(list) => list,
+    };
+    let shifted = list.into_iter().map(|mut mistake| {
+        mistake.place.iter_mut().for_each(|place| place.line -= before);
+        mistake.to_string()
+    });
+    shifted.collect()
 }
 
 #[test]
 fn every_mistake_is_told_with_its_place() {
-    let mistakes = plan(
-        r#"
-[acl]
+    let mistakes = mistakes(
+        r#"[acl]
 non_ip = ["apr", "0x800"]
 [[acl.rule]]
 from = "insde"
@@ -553,13 +456,11 @@ action = "deny"
 vlan = 4096
 action = "deny"
 "#,
-    )
-    .err()
-    .expect("mistakes");
+    );
     let has = |text: &str| mistakes.iter().any(|mistake| mistake.contains(text));
-    assert!(has("t.toml:3:11: acl.non_ip") && has("did you mean \"arp\"?"), "{mistakes:#?}");
+    assert!(has("t.toml:2:11: acl.non_ip") && has("did you mean \"arp\"?"), "{mistakes:#?}");
     assert!(has("rules decide of IPv4 and IPv6"), "{mistakes:#?}");
-    assert!(has("t.toml:5:8: acl.rule[0].from") && has("did you mean \"inside\"?"), "{mistakes:#?}");
+    assert!(has("t.toml:4:8: acl.rule[0].from") && has("did you mean \"inside\"?"), "{mistakes:#?}");
     assert!(has("acl.rule[0].source") && has("did you mean \"many\"?"), "{mistakes:#?}");
     assert!(has("acl.rule[1]: never matches"), "{mistakes:#?}");
     assert!(has("acl.rule[2].source_port: source ports need a service"), "{mistakes:#?}");
@@ -569,9 +470,8 @@ action = "deny"
 
 #[test]
 fn keys_of_the_wrong_kind_are_told() {
-    let mistakes = plan("[acl]\ndefault = 'dney'\n[[acl.rule]]\nvlan = '9-3'\nsource_port = true\naction = 'alow'\n")
-        .err()
-        .expect("mistakes");
+    let mistakes =
+        mistakes("[acl]\ndefault = 'dney'\n[[acl.rule]]\nvlan = '9-3'\nsource_port = true\naction = 'alow'\n");
     assert_eq!(mistakes.len(), 4, "{mistakes:#?}");
     assert!(mistakes[1].contains("write \"3-9\""), "{mistakes:#?}");
 }
