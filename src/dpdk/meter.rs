@@ -38,7 +38,9 @@ impl Meter {
     fn configure(&mut self, rate: u64, depth: u64) {
         let cbs = depth.saturating_mul(SCALE);
         self.profile = rte_meter_srtcm_profile { cbs, ebs: 0, cir_period: PERIOD, cir_bytes_per_period: rate };
-        self.full_after = (cbs / rate.max(1)).saturating_add(1).saturating_mul(PERIOD);
+        // At no rate at all it never fills.
+        let periods_to_fill = cbs.checked_div(rate).map_or(u64::MAX, |periods| periods.saturating_add(1));
+        self.full_after = periods_to_fill.saturating_mul(PERIOD);
         self.state.tc = self.state.tc.min(cbs);
     }
 
@@ -112,6 +114,6 @@ mod tests {
         assert!(!meter.take(5, 1));
         assert!(meter.take(u64::MAX, 5_000) && !meter.take(u64::MAX, 1));
         let mut stopped = Meter::new(0, 10);
-        assert!(stopped.take(1, 10) && !stopped.take(1_000_000_000, 1));
+        assert!(stopped.take(1, 10) && !stopped.take(u64::MAX / 2, 1));
     }
 }

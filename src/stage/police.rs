@@ -584,3 +584,204 @@ impl Purse {
         Some(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config as File;
+    use crate::config::source::Source as Text;
+    use crate::packet::decode::decode;
+    use crate::packet::frame::Heap;
+    use crate::stage::pipeline::{Blueprint, compile};
+    use crate::testkit::bench::{Bench, TWO_PORTS};
+    use crate::testkit::packets::{Packet, batch, give_back};
+
+    const CROSS: &str = "[pipeline]\nstages = ['police', 'cross']\n[[cross.wire]]\nports = ['lan', 'wan']\n";
+    const START: u64 = 1_700_000_000_000_000_000;
+    const MS: u64 = 1_000_000;
+
+    fn blueprint(police: &str, workers: usize) -> Result<Blueprint, Vec<String>> {
+        let text = format!("{TWO_PORTS}{police}");
+        let words = |list: Vec<crate::config::source::Mistake>| list.iter().map(|m| m.to_string()).collect::<Vec<_>>();
+        let file = File::parse(&Text::new("t.toml", &text)).map_err(words)?;
+        compile(&file, workers, &[]).map_err(words)
+    }
+
+    /// Workers with police alone.
+    struct Crew {
+        plan: Arc<dyn PacketPlan>,
+        stages: Vec<(Box<dyn PacketStage>, Sheet)>,
+        heap: Heap,
+    }
+
+    impl Crew {
+        fn new(police: &str, workers: usize) -> Crew {
+            let blueprint = blueprint(&format!("{CROSS}{police}"), workers).expect("good");
+            let Plan::Packet(plan) = blueprint.stages[0].plan.clone() else { panic!("police sees packets") };
+            let stages = (0..workers).map(|worker| (plan.start(worker), blueprint.layout.sheet())).collect();
+            Crew { plan, stages, heap: Heap::new(64, 2048) }
+        }
+
+        /// Offers packets to a worker; returns how many of them passed, and their bytes.
+        fn offer(&mut self, worker: usize, now: u64, packets: &[Vec<u8>]) -> (u64, u64) {
+            let mut batch = batch(&mut self.heap, packets);
+            decode(&mut batch, Depth::L3);
+            let (stage, sheet) = &mut self.stages[worker];
+            stage.process(&mut batch, &mut Cx { now, sheet });
+            let passed: Vec<u64> = bits(batch.live).map(|i| batch.frames[i].len() as u64).collect();
+            give_back(&mut self.heap, &mut batch);
+            (passed.len() as u64, passed.iter().sum())
+        }
+
+        fn balance(&self) {
+            let sheets: Vec<Sheet> = self.stages.iter().map(|(_, sheet)| sheet.clone()).collect();
+            self.plan.balance(&sheets);
+        }
+    }
+
+    fn packets(source: &str, n: usize) -> Vec<Vec<u8>> {
+        vec![Packet::udp(&format!("{source}:1"), "192.0.2.1:2").payload(&[0; 958]).bytes(); n]
+    }
+
+    const BY_PORT: &str = "[[police.limit]]\nname = 'all'\nby = 'port'\nrate = '8Mbit/s'\nburst = '20ms'\n";
+
+    /// Two workers for five seconds, their loads chosen per millisecond; bytes passed in each second.
+    fn run(crew: &mut Crew, load: impl Fn(u64, usize) -> usize) -> Vec<u64> {
+        let all = packets("10.0.0.1", 64);
+        let mut seconds = vec![0; 5];
+        for ms in 0..5_000 {
+            for worker in 0..2 {
+                let (_, bytes) = crew.offer(worker, START + ms * MS, &all[..load(ms, worker)]);
+                seconds[(ms / 1000) as usize] += bytes;
+            }
+            if ms % 250 == 249 {
+                crew.balance();
+            }
+        }
+        seconds
+    }
+
+    #[test]
+    fn two_workers_keep_the_appliances_rate() {
+        let (rate, burst) = (1_000_000, 20_000 + 2 * SMALLEST);
+        // Everything on one worker; both; 9 to 1; alternating every second.
+        let loads: [fn(u64, usize) -> usize; 4] =
+            [|_, w| 4 * (1 - w), |_, _| 4, |_, w| [9, 1][w], |ms, w| if ms / 1000 % 2 == w as u64 { 5 } else { 0 }];
+        for (case, load) in loads.into_iter().enumerate() {
+            let seconds = run(&mut Crew::new(BY_PORT, 2), load);
+            let sum: u64 = seconds.iter().sum();
+            assert!(sum <= 5 * rate + burst + rate / 1000, "case {case}: {seconds:?}");
+            // The steady loads reach the rate once balanced; the alternating one misses a quarter of a second each time.
+            let least = if case == 3 { rate * 7 / 10 } else { rate * 63 / 64 };
+            for (second, passed) in seconds.iter().enumerate().skip(1) {
+                assert!(*passed + 2 * 1000 >= least, "case {case}, second {second}: {seconds:?}");
+                assert!(*passed <= rate + burst + rate / 1000, "case {case}, second {second}: {seconds:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn below_the_rate_nothing_is_dropped() {
+        // 0.9 MB/s, two thirds of it on one worker.
+        let seconds = run(&mut Crew::new(BY_PORT, 2), |ms, w| usize::from(ms % 10 < [6, 3][w]));
+        let each = packets("10.0.0.1", 1)[0].len() as u64;
+        assert_eq!(seconds[1..], [900 * each; 4]);
+    }
+
+    #[test]
+    fn each_source_has_its_rate_on_one_worker_or_two() {
+        let text = "[[police.limit]]\nname = 'each'\nby = 'source'\nrate = '1000pps'\nburst = '80ms'\n";
+        for workers in 1..=2 {
+            for spread in 1..=workers {
+                let mut crew = Crew::new(text, workers);
+                let all: Vec<Vec<Vec<u8>>> = (1..=3).map(|n| packets(&format!("10.0.0.{n}"), 8)).collect();
+                let mut passed = [0; 3];
+                for ms in 0..3_000u64 {
+                    for (source, packets) in all.iter().enumerate() {
+                        // The third stays below its rate: one packet every second millisecond.
+                        let n = if source == 2 { (ms % 2) as usize } else { 8 / spread };
+                        for worker in (0..spread).skip((source == 2) as usize * (spread - 1)) {
+                            passed[source] += crew.offer(worker, START + ms * MS, &packets[..n]).0;
+                        }
+                    }
+                }
+                let bounds = 3_000 - 20..=3_000 + 80 + 10;
+                assert!(bounds.contains(&passed[0]) && bounds.contains(&passed[1]), "{workers} {spread}: {passed:?}");
+                assert_eq!(passed[2], 1_500);
+            }
+        }
+    }
+
+    #[test]
+    fn sources_without_room_share_a_bucket() {
+        let text = "[[police.limit]]\nname = 'each'\nby = 'source'\nrate = '10pps'\nburst = '1s'\nsources = 64\n";
+        let mut crew = Crew::new(text, 1);
+        let mut passed = 0;
+        for n in 0..2_000u32 {
+            let source = std::net::Ipv4Addr::from_bits(0x0a00_0000 + n).to_string();
+            passed += crew.offer(0, START, &packets(&source, 20)).0;
+        }
+        // 128 slots and the shared bucket, ten packets each.
+        assert!((64 * 10..=129 * 10).contains(&passed), "{passed}");
+        // Full buckets give their slots away.
+        let later = crew.offer(0, START + 3_000 * MS, &packets("10.9.9.9", 20)).0;
+        assert_eq!(later, 10);
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+        #[test]
+        fn a_source_never_exceeds_its_bound(
+            rate in 1u64..50_000_000, depth in 10_000u64..1_000_000, workers in 1usize..4,
+            steps in proptest::collection::vec((0u64..3_000_000, 0usize..4, 60u32..9_000), 1..400),
+        ) {
+            let sources = Arc::new(Sources::new(Prefixes::new(32, 64), 64, rate, depth, workers));
+            let mut purses: Vec<Purse> = (0..workers).map(|_| Purse::new(&sources)).collect();
+            let (mut now, mut passed) = (START, 0u128);
+            for (wait, worker, amount) in steps {
+                now += wait;
+                if purses[worker % workers].spend(77, amount, now) == Some(true) {
+                    passed += u128::from(amount);
+                }
+                let in_time = u128::from(now - START + 2) * u128::from(rate) / 1_000_000_000;
+                proptest::prop_assert!(passed <= u128::from(depth) + in_time + 1, "{} at {}", passed, now - START);
+            }
+        }
+    }
+
+    #[test]
+    fn by_rule_behind_an_acl() {
+        let text = "[pipeline]\nstages = ['cross', 'acl', 'police']\n[[cross.wire]]\nports = ['lan', 'wan']\n\
+                    [[acl.rule]]\nname = 'dns'\nservice = 'udp/53'\naction = 'allow'\n\
+                    [[acl.rule]]\nname = 'rest'\naction = 'allow'\n\
+                    [[police.limit]]\nname = 'few'\nby = 'rule'\nrules = 'dns'\nrate = '100pps'\nburst = '50ms'\n";
+        let mut bench = Bench::new(text);
+        let dns = Packet::udp("10.0.0.1:5", "192.0.2.1:53").bytes();
+        let web = Packet::tcp("10.0.0.1:5", "192.0.2.1:80").bytes();
+        let count =
+            |ends: &[crate::testkit::bench::End], reason: &str| ends.iter().filter(|e| e.reason() == reason).count();
+        let ends = bench.push_all("lan", &vec![dns; 20]);
+        assert_eq!((count(&ends, "sent"), count(&ends, "police.over-limit")), (5, 15));
+        assert_eq!(count(&bench.push_all("lan", &vec![web; 20]), "sent"), 20);
+        assert_eq!(bench.counter("police/few/dns", "dropped-packets"), 15);
+        assert_eq!(bench.counter("police/few/dns", "passed-packets"), 5);
+    }
+
+    #[test]
+    fn mistakes_are_placed() {
+        let limit = |rest: &str| format!("[[police.limit]]\nname = 'x'\n{rest}\n");
+        let wrong = |pipeline: &str, rest: &str| {
+            let list = blueprint(&format!("{pipeline}{}", limit(rest)), 1).err().unwrap_or_default();
+            assert_eq!(list.len(), 1, "{list:?}");
+            list[0].clone()
+        };
+        let acl = "[pipeline]\nstages = ['cross', 'acl', 'police']\n[[cross.wire]]\nports = ['lan', 'wan']\n\
+                   [[acl.rule]]\nname = 'web'\naction = 'allow'\n";
+        assert!(wrong(CROSS, "by = 'rule'\nrate = '1pps'\nrules = 'web'").contains("\"acl\" must stand before it"));
+        assert!(wrong(acl, "by = 'rule'\nrate = '1pps'\nrules = 'wbe'").contains("did you mean \"web\"?"));
+        assert!(wrong(CROSS, "by = 'rule'\nrate = '1pps'").contains("police.limit[0].rules: is missing"));
+        assert!(wrong(CROSS, "by = 'port'\nrate = '0pps'").contains("police.limit[0].rate"));
+        assert!(wrong(CROSS, "by = 'port'\nrate = '1pps'\nburst = '11s'").contains("police.limit[0].burst"));
+        assert!(wrong(CROSS, "by = 'port'\nrate = '1pps'\nfrom = 'insde'").contains("did you mean \"inside\"?"));
+    }
+}
