@@ -7,6 +7,7 @@ pub mod eal;
 pub mod error;
 pub mod pool;
 pub mod port;
+pub mod meter;
 pub mod ring;
 
 pub use eal::{Eal, EalConfig, Hugepages};

@@ -228,7 +228,10 @@ pub struct Guard;
 impl Stage for Guard {
     const NAME: &'static str = "guard";
     const DOC: &'static str = "Judges every packet by itself, before all state: addresses that make no sense on a port, \
-                               blocklists, impossible TCP flags, and rules on flags, fragments, DSCP and options.";
+                               blocklists, impossible TCP flags, and rules on flags, fragments, DSCP and options. Of \
+                               senseless addresses these pass: 0.0.0.0 as the source of DHCP requests (port 68 to 67 of \
+                               255.255.255.255) and of IGMP to a group; :: as the source of ICMPv6 neighbor and router \
+                               solicitations and of MLD; 0.0.0.0 as the sender of ARP probes; link-local addresses.";
     const DEPTH: Depth = Depth::L4;
     const REASONS: &'static [Line] = Drops::LINES;
     type Config = Config;
@@ -559,5 +562,213 @@ impl PacketStage for Guarding {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testkit::bench::Bench;
+    use crate::testkit::packets::Packet;
+
+    const CROSS: &str = "[pipeline]\nstages = ['guard', 'cross']\n[[cross.wire]]\nports = ['lan', 'wan']\n";
+
+    fn bench(guard: &str) -> Bench {
+        Bench::new(&format!("{CROSS}{guard}"))
+    }
+
+    /// What becomes of a packet that comes from `lan`: `sent`, or the reason without `guard.`.
+    fn end(bench: &mut Bench, packet: &Packet) -> String {
+        let end = bench.push("lan", &packet.bytes());
+        end.reason().trim_start_matches("guard.").to_owned()
+    }
+
+    #[test]
+    fn martians_and_their_exceptions() {
+        let udp = |source, destination| Packet::udp(source, destination);
+        let solicit = |kind| Packet::icmp("::", "ff02::1:ff00:1", kind, 0, [0; 4]);
+        let cases = [
+            ("sent", udp("10.0.0.1:1", "192.0.2.1:2")),
+            ("sent", udp("169.254.3.4:1", "169.254.9.9:2")),
+            ("sent", udp("10.0.0.1:1", "224.0.0.251:5353")),
+            ("sent", udp("10.0.0.1:1", "255.255.255.255:9")),
+            ("sent", udp("[fe80::1]:1", "[ff02::fb]:5353")),
+            ("sent", udp("[2001:db8::1]:1", "[2001:db8::2]:2")),
+            ("source-loopback", udp("127.0.0.1:1", "192.0.2.1:2")),
+            ("source-loopback", udp("[::1]:1", "[2001:db8::2]:2")),
+            ("destination-loopback", udp("10.0.0.1:1", "127.3.2.1:2")),
+            ("destination-loopback", udp("[2001:db8::2]:1", "[::1]:2")),
+            ("source-multicast", udp("224.0.0.1:1", "192.0.2.1:2")),
+            ("source-multicast", udp("239.255.255.255:1", "192.0.2.1:2")),
+            ("source-multicast", udp("[ff02::1]:1", "[2001:db8::2]:2")),
+            ("source-reserved", udp("240.0.0.1:1", "192.0.2.1:2")),
+            ("source-broadcast", udp("255.255.255.255:1", "192.0.2.1:2")),
+            ("source-unspecified", udp("0.1.2.3:1", "192.0.2.1:2")),
+            ("source-unspecified", udp("0.0.0.0:1", "192.0.2.1:2")),
+            ("source-unspecified", udp("[::]:1", "[2001:db8::2]:2")),
+            ("destination-unspecified", udp("10.0.0.1:1", "0.0.0.0:2")),
+            ("destination-unspecified", udp("[2001:db8::2]:1", "[::]:2")),
+            ("mapped-address", udp("[::ffff:10.0.0.1]:1", "[2001:db8::2]:2")),
+            ("mapped-address", udp("[2001:db8::2]:1", "[::ffff:10.0.0.1]:2")),
+            ("land", udp("192.0.2.1:7", "192.0.2.1:7")),
+            ("sent", udp("192.0.2.1:7", "192.0.2.1:8")),
+            ("land", udp("[2001:db8::2]:7", "[2001:db8::2]:7")),
+            // DHCP asks from 0.0.0.0, to everybody and from its own port only.
+            ("sent", udp("0.0.0.0:68", "255.255.255.255:67")),
+            ("source-unspecified", udp("0.0.0.0:68", "192.0.2.1:67")),
+            ("source-unspecified", udp("0.0.0.0:67", "255.255.255.255:68")),
+            ("source-unspecified", udp("0.0.0.1:68", "255.255.255.255:67")),
+            ("sent", Packet::ip("0.0.0.0", "224.0.0.22", 2).payload(&[0x22, 0, 0, 0, 0, 0, 0, 0])),
+            ("source-unspecified", Packet::ip("0.0.0.0", "192.0.2.1", 2).payload(&[0x22; 8])),
+            // Duplicate address detection, router solicitation, MLD.
+            ("sent", solicit(135)),
+            ("sent", solicit(133)),
+            ("sent", solicit(143)),
+            ("sent", solicit(131)),
+            ("source-unspecified", solicit(128)),
+            ("source-unspecified", solicit(136)),
+            ("sent", Packet::arp(1, "10.0.0.1", "10.0.0.2")),
+            ("sent", Packet::arp(1, "0.0.0.0", "10.0.0.2")),
+            ("sent", Packet::arp(1, "10.0.0.1", "10.0.0.1")),
+            ("arp-sender", Packet::arp(1, "224.0.0.1", "10.0.0.2")),
+            ("arp-sender", Packet::arp(1, "255.255.255.255", "10.0.0.2")),
+            ("arp-sender", Packet::arp(2, "127.0.0.1", "10.0.0.2")),
+            ("source-group-mac", udp("10.0.0.1:1", "192.0.2.1:2").macs([1, 0, 0x5e, 0, 0, 1], [2, 0, 0, 0, 0, 1])),
+        ];
+        let mut dropping = bench("");
+        let mut passing = bench("[guard]\nmartians = 'pass'\n");
+        for (expected, packet) in cases {
+            assert_eq!(end(&mut dropping, &packet), expected, "{packet:?}");
+            assert_eq!(end(&mut passing, &packet), "sent", "{packet:?}");
+        }
+    }
+
+    #[test]
+    fn tcp_flags_and_tiny_fragments() {
+        let tcp = |flags| Packet::tcp("10.0.0.1:1000", "192.0.2.1:80").flags(flags);
+        let cases = [
+            ("sent", tcp(SYN)),
+            ("sent", tcp(SYN | ACK)),
+            ("sent", tcp(SYN | 0xc0)),
+            ("sent", tcp(RST)),
+            ("sent", tcp(FIN | ACK)),
+            ("sent", tcp(FIN | PSH | URG | ACK)),
+            ("tcp-null", tcp(0)),
+            ("tcp-null", tcp(0xc0)),
+            ("tcp-syn-fin", tcp(SYN | FIN | ACK)),
+            ("tcp-syn-rst", tcp(SYN | RST)),
+            ("tcp-xmas", tcp(FIN | PSH | URG)),
+            ("tcp-fin-no-ack", tcp(FIN)),
+            ("tiny-fragment", Packet::ip("10.0.0.1", "192.0.2.1", 6).payload(&[0; 24]).fragment(8, false)),
+            ("tiny-fragment", Packet::ip("2001:db8::1", "2001:db8::2", 6).payload(&[0; 24]).fragment(8, true)),
+            ("sent", Packet::ip("10.0.0.1", "192.0.2.1", 6).payload(&[0; 24]).fragment(16, false)),
+            ("sent", Packet::ip("2001:db8::1", "2001:db8::2", 6).payload(&[0; 24]).fragment(16, true)),
+            ("sent", Packet::ip("10.0.0.1", "192.0.2.1", 17).payload(&[0; 24]).fragment(8, false)),
+        ];
+        let mut dropping = bench("");
+        let mut passing = bench("[guard]\ntcp_flags = 'pass'\n");
+        for (expected, packet) in cases {
+            assert_eq!(end(&mut dropping, &packet), expected, "{packet:?}");
+            assert_eq!(end(&mut passing, &packet), "sent", "{packet:?}");
+        }
+    }
+
+    #[test]
+    fn blocklists() {
+        let mut bench = bench(
+            "[guard]\ndrop = ['@bad', '198.51.100.0/24']\ndrop_destination = '2001:db8:bad::/48'\n\
+             [set]\nbad = ['203.0.113.7', '2001:db8:f::/48']\n",
+        );
+        for (expected, packet) in [
+            ("blocked-source", Packet::udp("203.0.113.7:1", "10.0.0.1:2")),
+            ("sent", Packet::udp("203.0.113.8:1", "10.0.0.1:2")),
+            ("sent", Packet::udp("10.0.0.1:1", "203.0.113.7:2")),
+            ("blocked-source", Packet::udp("198.51.100.255:1", "10.0.0.1:2")),
+            ("blocked-source", Packet::arp(1, "198.51.100.3", "10.0.0.1")),
+            ("blocked-source", Packet::udp("[2001:db8:f::1]:1", "[2001:db8::1]:2")),
+            ("blocked-destination", Packet::udp("[2001:db8::1]:1", "[2001:db8:bad::1]:2")),
+        ] {
+            assert_eq!(end(&mut bench, &packet), expected, "{packet:?}");
+        }
+        let described = bench.blueprint().describe().join("\n");
+        assert!(described.contains("guard: drop: 3 prefixes"), "{described}");
+    }
+
+    #[test]
+    fn rules_in_file_order() {
+        let mut bench = bench(
+            "[[guard.rule]]\nname = 'our pings'\nfrom = 'inside'\nservice = 'icmp'\naction = 'pass'\n\
+             [[guard.rule]]\nname = 'opening'\nflags = 'syn/syn,ack'\nservice = 'tcp/25'\naction = 'drop'\n\
+             [[guard.rule]]\nname = 'voice'\ndscp = ['ef', 10]\naction = 'drop'\n\
+             [[guard.rule]]\nname = 'pieces'\nfragment = 'later'\naction = 'drop'\n\
+             [[guard.rule]]\nname = 'starts'\nfragment = 'first'\nfrom = 'wan'\naction = 'drop'\n\
+             [[guard.rule]]\nname = 'options'\noptions = true\naction = 'drop'\n\
+             [[guard.rule]]\naction = 'drop'\nservice = 'icmp'\n",
+        );
+        let tcp = |port: u16, flags| Packet::tcp("10.0.0.1:1000", &format!("192.0.2.1:{port}")).flags(flags);
+        let udp = || Packet::udp("10.0.0.1:1", "192.0.2.1:2");
+        let udp6 = || Packet::udp("[2001:db8::1]:1", "[2001:db8::2]:2");
+        for (port, rule, packet) in [
+            ("lan", "", Packet::echo_request("10.0.0.1", "192.0.2.1", 1, 1)),
+            ("wan", "rule[6]", Packet::echo_request("10.0.0.1", "192.0.2.1", 1, 1)),
+            ("lan", "opening", tcp(25, SYN)),
+            ("lan", "", tcp(25, SYN | ACK)),
+            ("lan", "", tcp(26, SYN)),
+            ("lan", "voice", udp().tos(46 << 2 | 1)),
+            ("lan", "voice", udp6().tos(46 << 2)),
+            ("lan", "voice", udp6().tos(10 << 2).tag(0x8100, 5)),
+            ("lan", "", udp().tos(45 << 2)),
+            ("lan", "pieces", udp().payload(&[0; 64]).fragment(24, true)),
+            ("lan", "", udp().payload(&[0; 64]).fragment(0, true)),
+            ("wan", "starts", udp6().payload(&[0; 64]).fragment(0, true)),
+            ("lan", "options", udp().ip_options(&[1, 1, 1, 0])),
+            ("lan", "options", udp6().extension(60, &[1, 4, 0, 0, 0, 0])),
+        ] {
+            let end = bench.push(port, &packet.bytes());
+            assert_eq!(end.rule(), rule, "{packet:?}");
+            assert_eq!(end.reason(), if rule.is_empty() { "sent" } else { "guard.rule" }, "{packet:?}");
+        }
+        assert_eq!(bench.counter("guard/rule", "our pings"), 1);
+        assert_eq!(bench.counter("guard/rule", "voice"), 3);
+        let slot = bench.blueprint().rules.all().iter().find(|rule| rule.name == "voice").expect("declared").counters;
+        assert!(bench.sheet().counters[slot + rule_counter::BYTES] >= 3 * 42);
+        assert!(bench.sheet().counters[slot + rule_counter::LAST_HIT] > 1_700_000_000_000_000_000);
+    }
+
+    #[test]
+    fn words_of_rules() {
+        assert_eq!(Flags::parse("syn, FIN"), Some(Flags { set: 3, mask: 3 }));
+        assert_eq!(Flags::parse("syn/syn,ack"), Some(Flags { set: 2, mask: 18 }));
+        assert_eq!(Flags::parse("none"), Some(Flags { set: 0, mask: 63 }));
+        assert_eq!(Flags::parse("none/ack"), Some(Flags { set: 0, mask: 16 }));
+        for wrong in ["", "syn,", "sin", "syn/ack", "syn/", "/", "syn/none"] {
+            assert_eq!(Flags::parse(wrong), None, "{wrong:?}");
+        }
+        let codes = ["ef", "cs1", "af41", "af13", "le", "be", "va"].map(|name| Dscp::parse(name).map(|dscp| dscp.0));
+        assert_eq!(codes, [46, 8, 34, 14, 1, 0, 44].map(Some));
+        for wrong in ["cs8", "af51", "af40", "af4", "ef1", "é1"] {
+            assert_eq!(Dscp::parse(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_placed() {
+        use crate::config::Config;
+        use crate::config::source::Source;
+        let text = format!(
+            "{}{CROSS}[guard]\ndrop = ['@nosuch', '10.0.0.300']\n\
+             [[guard.rule]]\nfrom = 'insid'\naction = 'drop'\n\
+             [[guard.rule]]\nflags = 'syn'\nservice = 'udp/53'\naction = 'drop'\n\
+             [[guard.rule]]\nflags = 'syn'\nfragment = 'later'\naction = 'drop'\n",
+            crate::testkit::bench::TWO_PORTS
+        );
+        let config = Config::parse(&Source::new("t.toml", &text)).unwrap_or_else(|list| panic!("{list:?}"));
+        let mistakes = crate::stage::pipeline::compile(&config, 1, &[]).err().expect("mistakes");
+        let mistakes: Vec<String> = mistakes.iter().map(|mistake| mistake.to_string()).collect();
+        assert_eq!(mistakes.len(), 5, "{mistakes:#?}");
+        assert!(mistakes.iter().any(|m| m.contains("guard.rule[0].from") && m.contains("\"inside\"")), "{mistakes:#?}");
+        let (_, mistakes) =
+            Config::read(&Source::new("t.toml", &text.replace("'syn'", "'sin'").replace("'udp/53'", "[]\ndscp = 64")));
+        assert!(mistakes.iter().any(|m| m.to_string().contains("guard.rule[1].dscp")), "{mistakes:#?}");
     }
 }

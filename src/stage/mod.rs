@@ -29,6 +29,7 @@ pub mod cross;
 pub mod guard;
 pub mod ingress;
 pub mod pipeline;
+pub mod police;
 pub mod prefix_set;
 pub mod source;
 pub mod talkers;
@@ -315,4 +316,5 @@ pub static REGISTRY: &[Kind] = &[
     kind::<talkers::Talkers>(),
     kind::<cross::Cross>(),
     kind::<acl::Acl>(),
+    kind::<police::Police>(),
 ];
