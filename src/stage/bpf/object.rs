@@ -143,6 +143,14 @@ impl Code {
     pub fn linked(&self) -> (Vec<Instruction>, Vec<usize>) {
         let turned = if self.fills_stack() { Vec::new() } else { self.pointers_added() };
         splice(&self.instructions, |at, instruction| {
+            if instruction.code == TO_LITTLE_ENDIAN {
+                // rte_bpf's interpreter does not cut off what is wider.
+                let (register, above) = (instruction.destination(), 64 - instruction.immediate.clamp(1, 64));
+                return vec![
+                    Instruction::new(SHIFT_LEFT, register, 0, 0, above),
+                    Instruction::new(SHIFT_RIGHT, register, 0, 0, above),
+                ];
+            }
             if !turned.contains(&at) {
                 return vec![instruction];
             }
@@ -249,6 +257,9 @@ const ADD: u8 = 0x0f;
 const ADD_NUMBER: u8 = 0x07;
 const SUBTRACT: u8 = 0x1f;
 const SUBTRACT_NUMBER: u8 = 0x17;
+const SHIFT_LEFT: u8 = 0x67;
+const SHIFT_RIGHT: u8 = 0x77;
+const TO_LITTLE_ENDIAN: u8 = 0xd4;
 const READ_64: u8 = 0x79;
 const STORE_64: u8 = 0x7b;
 const CALL: u8 = 0x85;
