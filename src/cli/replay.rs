@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::Args;
 use crate::config::Config;
 use crate::config::source::{Mistake, near_miss};
 use crate::io::capture::{Merge, Reader, Writer};
@@ -14,6 +13,7 @@ use crate::stage::pipeline::{compile, port_counter};
 use crate::stage::rule_counter;
 use crate::stats::{Account, Unit};
 use crate::verdict::Time;
+use clap::Args;
 use serde_json::{Value, json};
 
 use super::grouped;
@@ -71,21 +71,25 @@ impl ReplayCommand {
             (FINDINGS, lines.join("\n"))
         };
         let config = Config::load(&self.config).map_err(findings)?;
-        let in_ports = self.inputs.iter().map(|(port, _)| port_index(&config, "--in", port)).collect::<Result<Vec<_>, _>>()?;
-        let out_ports = self.outputs.iter().map(|(port, _)| port_index(&config, "--out", port)).collect::<Result<Vec<_>, _>>()?;
+        let in_ports =
+            self.inputs.iter().map(|(port, _)| port_index(&config, "--in", port)).collect::<Result<Vec<_>, _>>()?;
+        let out_ports =
+            self.outputs.iter().map(|(port, _)| port_index(&config, "--out", port)).collect::<Result<Vec<_>, _>>()?;
         self.check_files(&out_ports)?;
         let blueprint = compile(&config, 1, &[]).map_err(findings)?;
 
         let readers = self.inputs.iter().map(|(_, file)| Reader::open(file));
         let (readers, failures): (Vec<_>, Vec<_>) = readers.partition(Result::is_ok);
         if !failures.is_empty() {
-            let lines: Vec<String> = failures.into_iter().filter_map(Result::err).map(|error| error.to_string()).collect();
+            let lines: Vec<String> =
+                failures.into_iter().filter_map(Result::err).map(|error| error.to_string()).collect();
             return Err((FINDINGS, lines.join("\n")));
         }
         let mut captures = Merge::new(readers.into_iter().flatten());
         let mut outputs: Vec<Option<Writer>> = config.ports.iter().map(|_| None).collect();
         for (port, (_, file)) in out_ports.iter().zip(&self.outputs) {
-            outputs[usize::from(*port)] = Some(Writer::create(file).map_err(|error| cannot_write(&file.display(), &error))?);
+            outputs[usize::from(*port)] =
+                Some(Writer::create(file).map_err(|error| cannot_write(&file.display(), &error))?);
         }
         let mtus: Vec<u16> = config.ports.iter().map(|port| port.mtu.0 as u16).collect();
         let mut replay = Replay::new(blueprint, &config.names, &mtus, outputs, self.verbose);
@@ -127,7 +131,9 @@ impl ReplayCommand {
             let more = replay.step(captures, ports, |namer, record| {
                 if printed.is_ok() {
                     printed = match self.json {
-                        true => serde_json::to_writer(&mut stdout, record).map_err(Into::into).and_then(|()| writeln!(stdout)),
+                        true => serde_json::to_writer(&mut stdout, record)
+                            .map_err(Into::into)
+                            .and_then(|()| writeln!(stdout)),
                         false => writeln!(stdout, "{}", namer.line(record)),
                     };
                 }
@@ -156,7 +162,9 @@ impl ReplayCommand {
             false => stdout.write_all(report(&totals).as_bytes()),
         };
         match printed.and_then(|()| stdout.flush()) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(cannot_write(&"standard output", &error)),
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                return Err(cannot_write(&"standard output", &error));
+            }
             _ => {}
         }
         if replay.cut() > 0 {
@@ -199,14 +207,16 @@ impl ReplayCommand {
                 "error": failure.map(ToString::to_string),
             })
         });
-        let ports = config.names.ports.iter().zip(&blueprint.port_counters).zip(replay.outputs()).map(|((port, at), output)| {
-            json!({
-                "port": port.name,
-                "in": sheet.counters[at + port_counter::RX],
-                "out": sheet.counters[at + port_counter::TX],
-                "file": output.as_ref().map(Writer::name),
-            })
-        });
+        let ports = config.names.ports.iter().zip(&blueprint.port_counters).zip(replay.outputs()).map(
+            |((port, at), output)| {
+                json!({
+                    "port": port.name,
+                    "in": sheet.counters[at + port_counter::RX],
+                    "out": sheet.counters[at + port_counter::TX],
+                    "file": output.as_ref().map(Writer::name),
+                })
+            },
+        );
         let reasons = blueprint.layout.reason_labels().iter().zip(&sheet.reasons).filter(|(_, n)| **n > 0);
         let reasons = reasons.map(|(label, packets)| {
             json!({ "stage": label.scope, "reason": label.name, "packets": packets, "meaning": label.doc })
@@ -219,7 +229,7 @@ impl ReplayCommand {
                 "action": rule.action,
                 "packets": sheet.counters[rule.counters + rule_counter::PACKETS],
                 "bytes": sheet.counters[rule.counters + rule_counter::BYTES],
-                "last_hit": (last_hit > 0).then(|| Time(last_hit)),
+                "last_hit": (last_hit > 0).then_some(Time(last_hit)),
                 "file": &*rule.place.file,
                 "line": rule.place.line,
             })
@@ -306,7 +316,8 @@ fn report(totals: &Value) -> String {
         out += &table::render(&["stage", "rule", "action", "packets", "bytes", "place"], lines, &[3, 4]);
     }
     if shown.len() < rules.len() {
-        out += &format!("{} more rules matched nothing; --json lists them\n", grouped((rules.len() - shown.len()) as u64));
+        out +=
+            &format!("{} more rules matched nothing; --json lists them\n", grouped((rules.len() - shown.len()) as u64));
     }
     out
 }
@@ -356,7 +367,7 @@ impl Progress {
         self.packets = packets;
         if shown.elapsed() >= Duration::from_millis(500) {
             let taken: u64 = captures.readers().map(|(reader, _)| reader.taken()).sum();
-            let share = if self.bytes > 0 { format!(", {} %", taken * 100 / self.bytes) } else { String::new() };
+            let share = (taken * 100).checked_div(self.bytes).map_or(String::new(), |share| format!(", {share} %"));
             eprint!("\r{} packets{share} ", grouped(packets));
             (self.shown, self.lines) = (Some(Instant::now()), true);
         }
