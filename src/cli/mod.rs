@@ -6,7 +6,9 @@ use clap::{Parser, Subcommand};
 
 pub mod check;
 pub mod describe;
+pub mod replay;
 pub mod report;
+pub mod table;
 
 /// Exit code: there are findings, such as mistakes in the file.
 pub const FINDINGS: u8 = 1;
@@ -29,6 +31,7 @@ enum Command {
     Check(check::Check),
     #[command(long_flag = "describe")]
     Describe(describe::Describe),
+    Replay(replay::Replay),
 }
 
 /// Runs the command that the process's arguments name.
@@ -36,6 +39,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Check(check) => check.run(),
         Command::Describe(describe) => describe.run(),
+        Command::Replay(replay) => replay.run(),
     }
 }
 

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use super::{ENVIRONMENT, table};
+use super::table::{self, grouped};
+use super::ENVIRONMENT;
 use crate::control::client;
 
 /// Ask the running flowgate.
@@ -97,19 +98,6 @@ fn cell(value: &Value) -> String {
         Value::Number(number) => number.as_u64().map_or_else(|| number.to_string(), grouped),
         other => other.to_string(),
     }
-}
-
-/// A number with its thousands set apart: `1,234,567`.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 fn ports(value: &Value) {
@@ -210,15 +198,5 @@ fn talkers(value: &Value, top: usize) {
     table::print(&["source", "packets", "bytes", "error at most"], lines, &[1, 2, 3]);
     if list.len() > top {
         println!("{} more; --top N shows them", list.len() - top);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn thousands_are_set_apart() {
-        assert_eq!(["0", "999", "1,000", "12,345,678"], [0, 999, 1000, 12_345_678].map(grouped).each_ref().map(|s| s.as_str()));
     }
 }
