@@ -93,7 +93,7 @@ pub struct Replay {
     /// Time of the first packet.
     first: Option<u64>,
     clock: u64,
-    upkeep_at: u64,
+    upkeep_at: Option<u64>,
     packets: u64,
     too_long: u64,
     cut: u64,
@@ -130,7 +130,7 @@ impl Replay {
             mailbox: Mailbox::default(),
             first: None,
             clock: 0,
-            upkeep_at: 0,
+            upkeep_at: None,
             packets: 0,
             too_long: 0,
             cut: 0,
@@ -147,6 +147,7 @@ impl Replay {
     ) -> Result<bool, Unwritable> {
         let Some((at, packet)) = captures.peek() else { return Ok(false) };
         let (port, latest) = (ports[at], packet.time.saturating_add(SPREAD));
+        self.first = self.first.or(Some(packet.time));
         let mut now = 0;
         for _ in 0..BATCH {
             let Some((at, packet)) = captures.peek() else { break };
@@ -183,16 +184,14 @@ impl Replay {
 
     /// Lets time pass, with the upkeep that falls into it.
     fn pass(&mut self, now: u64) {
-        if self.first.is_none() {
-            self.first = Some(now);
-            self.upkeep_at = now.saturating_add(UPKEEP);
-        }
         self.clock = self.clock.max(now);
-        self.upkeep_at = self.upkeep_at.max(self.clock.saturating_sub(CATCH_UP * UPKEEP));
-        while self.upkeep_at <= self.clock {
-            self.upkeep(self.upkeep_at);
-            self.upkeep_at += UPKEEP;
+        let upkeep_at = *self.upkeep_at.get_or_insert(self.clock.saturating_add(UPKEEP));
+        let mut at = upkeep_at.max(self.clock.saturating_sub(CATCH_UP * UPKEEP));
+        while at <= self.clock {
+            self.upkeep(at);
+            at += UPKEEP;
         }
+        self.upkeep_at = Some(at);
     }
 
     fn upkeep(&mut self, now: u64) {

@@ -23,7 +23,7 @@ pub struct Check {
 impl Check {
     /// Runs the command.
     pub fn run(&self) -> ExitCode {
-        match examine(&self.config) {
+        match examine(&self.config, None) {
             Ok((config, blueprint)) => {
                 if self.json {
                     println!("[]");
@@ -46,13 +46,13 @@ impl Check {
     }
 }
 
-/// Reads a file and compiles its pipeline, as for a machine of which nothing is known but how many cores it has. Where the
-/// text is wrong, what could be read of it is compiled all the same, for the mistakes that only shows there.
-pub fn examine(path: &str) -> Result<(Config, Blueprint), Refusal> {
+/// Reads a file and compiles its pipeline for so many workers, or as for a machine of which nothing is known but how many
+/// cores it has. Where the text is wrong, what could be read of it is compiled all the same, for the mistakes that only shows there.
+pub fn examine(path: &str, workers: Option<usize>) -> Result<(Config, Blueprint), Refusal> {
     let source = Source::read(path).map_err(|error| Refusal::Unreadable(format!("cannot read {path:?}: {error}")))?;
     let (config, found) = Config::read(&source);
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    match (pipeline::compile(&config, config.worker.count(cores), &[]), found.is_empty()) {
+    match (pipeline::compile(&config, workers.unwrap_or_else(|| config.worker.count(cores)), &[]), found.is_empty()) {
         (Ok(blueprint), true) => Ok((config, blueprint)),
         (compiled, good) => {
             let mut mistakes = Mistakes::default();

@@ -33,7 +33,7 @@ impl Describe {
     pub fn run(&self) -> ExitCode {
         let described = match &self.config {
             None => all(),
-            Some(path) => match examine(path) {
+            Some(path) => match examine(path, None) {
                 Ok((config, blueprint)) => configured(&config, &blueprint),
                 Err(refusal) => return refusal.print("describe"),
             },

@@ -32,10 +32,10 @@ struct Cli {
 enum Command {
     Run(run::Run),
     Check(check::Check),
-    Replay(replay::ReplayCommand),
     Show(show::Show),
     #[command(long_flag = "describe")]
     Describe(describe::Describe),
+    Replay(replay::Replay),
 }
 
 /// Runs the command that the process's arguments name.
@@ -43,34 +43,16 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(run) => run.run(),
         Command::Check(check) => check.run(),
-        Command::Replay(replay) => replay.run(),
         Command::Show(show) => show.run(),
         Command::Describe(describe) => describe.run(),
+        Command::Replay(replay) => replay.run(),
     }
-}
-
-/// A number with its thousands set apart: `1,234,567`.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;
-
-    #[test]
-    fn thousands_are_set_apart() {
-        assert_eq!([0, 999, 1000, 12_345_678].map(grouped), ["0", "999", "1,000", "12,345,678"]);
-    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -5,26 +5,28 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use crate::config::Config;
-use crate::config::source::{Mistake, near_miss};
-use crate::io::capture::{Merge, Reader, Writer};
-use crate::replay::{LONGEST, Replay};
-use crate::stage::pipeline::{compile, port_counter};
-use crate::stage::rule_counter;
-use crate::stats::{Account, Unit};
-use crate::verdict::Time;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::grouped;
-use super::{ENVIRONMENT, FINDINGS, USAGE, table};
+use crate::config::Config;
+use crate::config::source::near_miss;
+use crate::io::capture::{Merge, Reader, Writer};
+use crate::replay::{self, LONGEST};
+use crate::stage::pipeline::{Blueprint, port_counter};
+use crate::stage::rule_counter;
+use crate::stats::{Account, Unit};
+use crate::verdict::Time;
+
+use super::check::examine;
+use super::table::{self, grouped};
+use super::{ENVIRONMENT, FINDINGS, USAGE};
 
 /// Run the datapath over capture files: no root, no hugepages, no NIC.
 ///
 /// Reads pcap and pcapng, merges several captures by time, and takes the captures' time as its clock. Packets that were cut
 /// when they were captured are handled by the bytes that are there.
 #[derive(Args, Debug)]
-pub struct ReplayCommand {
+pub struct Replay {
     /// The configuration file.
     config: String,
     /// A capture of what arrives on a port; `-` is the standard input. Several are merged by time.
@@ -51,10 +53,14 @@ fn assignment(text: &str) -> Result<(String, PathBuf), String> {
 /// Why the command ends before its work is done: an exit code, and what to say.
 type Refusal = (u8, String);
 
-impl ReplayCommand {
+impl Replay {
     /// Runs the command.
     pub fn run(&self) -> ExitCode {
-        match self.replay() {
+        let (config, blueprint) = match examine(&self.config, Some(1)) {
+            Ok(good) => good,
+            Err(refusal) => return refusal.print("replay"),
+        };
+        match self.replay(&config, blueprint) {
             Ok(code) => ExitCode::from(code),
             Err((code, message)) => {
                 for line in message.lines() {
@@ -65,19 +71,12 @@ impl ReplayCommand {
         }
     }
 
-    fn replay(&self) -> Result<u8, Refusal> {
-        let findings = |mistakes: Vec<Mistake>| {
-            let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-            (FINDINGS, lines.join("\n"))
-        };
-        let config = Config::load(&self.config).map_err(findings)?;
+    fn replay(&self, config: &Config, blueprint: Blueprint) -> Result<u8, Refusal> {
         let in_ports =
-            self.inputs.iter().map(|(port, _)| port_index(&config, "--in", port)).collect::<Result<Vec<_>, _>>()?;
+            self.inputs.iter().map(|(port, _)| port_index(config, "--in", port)).collect::<Result<Vec<_>, _>>()?;
         let out_ports =
-            self.outputs.iter().map(|(port, _)| port_index(&config, "--out", port)).collect::<Result<Vec<_>, _>>()?;
+            self.outputs.iter().map(|(port, _)| port_index(config, "--out", port)).collect::<Result<Vec<_>, _>>()?;
         self.check_files(&out_ports)?;
-        let blueprint = compile(&config, 1, &[]).map_err(findings)?;
-
         let readers = self.inputs.iter().map(|(_, file)| Reader::open(file));
         let (readers, failures): (Vec<_>, Vec<_>) = readers.partition(Result::is_ok);
         if !failures.is_empty() {
@@ -92,10 +91,10 @@ impl ReplayCommand {
                 Some(Writer::create(file).map_err(|error| cannot_write(&file.display(), &error))?);
         }
         let mtus: Vec<u16> = config.ports.iter().map(|port| port.mtu.0 as u16).collect();
-        let mut replay = Replay::new(blueprint, &config.names, &mtus, outputs, self.verbose);
+        let mut replay = replay::Replay::new(blueprint, &config.names, &mtus, outputs, self.verbose);
         self.pump(&mut replay, &mut captures, &in_ports)?;
         replay.finish().map_err(|error| cannot_write(&error.file, &error.error))?;
-        self.conclude(&config, &mut replay, &captures)
+        self.conclude(config, &mut replay, &captures)
     }
 
     /// Refuses output files that would overwrite an input or each other.
@@ -120,7 +119,7 @@ impl ReplayCommand {
     }
 
     /// Takes all packets through, telling of each if asked to.
-    fn pump(&self, replay: &mut Replay, captures: &mut Merge, ports: &[u8]) -> Result<(), Refusal> {
+    fn pump(&self, replay: &mut replay::Replay, captures: &mut Merge, ports: &[u8]) -> Result<(), Refusal> {
         let mut stdout = BufWriter::new(io::stdout().lock());
         let mut printed: io::Result<()> = Ok(());
         let mut progress = Progress::new(&self.inputs, self.verbose);
@@ -153,7 +152,7 @@ impl ReplayCommand {
     }
 
     /// Prints the totals and what was wrong; the result is the exit code.
-    fn conclude(&self, config: &Config, replay: &mut Replay, captures: &Merge) -> Result<u8, Refusal> {
+    fn conclude(&self, config: &Config, replay: &mut replay::Replay, captures: &Merge) -> Result<u8, Refusal> {
         let law = replay.check_law();
         let totals = self.totals(config, replay, captures, &law);
         let mut stdout = io::stdout().lock();
@@ -169,15 +168,17 @@ impl ReplayCommand {
         }
         if replay.cut() > 0 {
             eprintln!(
-                "flowgate replay: warning: {} packets had been cut when they were captured; they were handled by the bytes \
+                "flowgate replay: warning: {} of {} packets had been cut when they were captured, and were handled by the bytes \
                  that are there",
-                grouped(replay.cut())
+                grouped(replay.cut()),
+                grouped(replay.packets())
             );
         }
         if replay.too_long() > 0 {
             eprintln!(
-                "flowgate replay: warning: {} packets are longer than {LONGEST} bytes and were left out",
-                grouped(replay.too_long())
+                "flowgate replay: warning: {} of {} packets, longer than {LONGEST} bytes, were left out",
+                grouped(replay.too_long()),
+                grouped(replay.packets())
             );
         }
         let mut code = 0;
@@ -196,7 +197,7 @@ impl ReplayCommand {
         Ok(code)
     }
 
-    fn totals(&self, config: &Config, replay: &Replay, captures: &Merge, law: &Result<(), String>) -> Value {
+    fn totals(&self, config: &Config, replay: &replay::Replay, captures: &Merge, law: &Result<(), String>) -> Value {
         let (sheet, blueprint) = (replay.sheet(), replay.blueprint());
         let (first, last) = replay.times();
         let inputs = self.inputs.iter().zip(captures.readers()).map(|((port, _), (reader, failure))| {
@@ -229,7 +230,7 @@ impl ReplayCommand {
                 "action": rule.action,
                 "packets": sheet.counters[rule.counters + rule_counter::PACKETS],
                 "bytes": sheet.counters[rule.counters + rule_counter::BYTES],
-                "last_hit": (last_hit > 0).then(|| Time(last_hit)),
+                "last_hit": (last_hit > 0).then_some(Time(last_hit)),
                 "file": &*rule.place.file,
                 "line": rule.place.line,
             })
@@ -367,7 +368,7 @@ impl Progress {
         self.packets = packets;
         if shown.elapsed() >= Duration::from_millis(500) {
             let taken: u64 = captures.readers().map(|(reader, _)| reader.taken()).sum();
-            let share = if self.bytes > 0 { format!(", {} %", taken * 100 / self.bytes) } else { String::new() };
+            let share = (taken * 100).checked_div(self.bytes).map_or(String::new(), |share| format!(", {share} %"));
             eprint!("\r{} packets{share} ", grouped(packets));
             (self.shown, self.lines) = (Some(Instant::now()), true);
         }

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::ENVIRONMENT;
 use super::report::Refusal;
-use super::{ENVIRONMENT, grouped, table};
+use super::table::{self, grouped};
 use crate::appliance::{Appliance, Failure, Stopped};
 use crate::config::Config;
 use crate::config::machine::Log;

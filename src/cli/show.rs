@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use super::{ENVIRONMENT, grouped, table};
+use super::ENVIRONMENT;
+use super::table::{self, grouped};
 use crate::control::client;
 
 /// Ask the running flowgate.

@@ -5,9 +5,9 @@ pub mod acl;
 pub mod bpf;
 pub mod eal;
 pub mod error;
+pub mod meter;
 pub mod pool;
 pub mod port;
-pub mod meter;
 pub mod ring;
 
 pub use eal::{Eal, EalConfig, Hugepages};

@@ -208,8 +208,9 @@ impl Format {
                 ethernet(description.linktype)
                     .map_err(|error| Failure::Wrong(format!("interface {interface} {error}")))?;
                 if let Some(time) = time {
-                    let time = u64::try_from(time.as_nanos());
-                    into.time = time.map_err(|_| Failure::Wrong("its time is beyond the year 2554".into()))?;
+                    // Half of what a u64 holds, so that no sum of a time and a duration overflows.
+                    let time = i64::try_from(time.as_nanos());
+                    into.time = time.map_err(|_| Failure::Wrong("its time is beyond the year 2262".into()))? as u64;
                 }
                 into.fill(&data, original, frame_check(description));
                 Ok((used, true))

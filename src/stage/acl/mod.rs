@@ -182,7 +182,7 @@ impl Stage for Acl {
         }
         let limits = Limits { few: matcher::FEW, memory: (config.memory as usize) << 20 };
         // Only starts one where none runs: in `check` and `replay`.
-        let mut eal = || Eal::offline(config.memory.saturating_add(EAL_SPARE)).map_err(|error| error.to_string());
+        let mut eal = || Eal::offline(EAL_MEMORY).map_err(|error| error.to_string());
         let compiled = match compile::compile(&rules, cx.names.ports.len(), limits, &mut eal) {
             Ok(compiled) => compiled,
             Err(refusal) => {
