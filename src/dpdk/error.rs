@@ -248,7 +248,7 @@ impl fmt::Display for Error {
                     Some(driver) => write!(f, "{device} is held by the kernel driver {driver}")?,
                     None => write!(f, "{device} is bound to no driver")?,
                 }
-                write!(f, ": `scripts/bind.sh bind {device}` gives it to vfio-pci")
+                write!(f, ": `scripts/bind.sh vfio-pci {device}` gives it to vfio-pci")
             }
             Error::DeviceTaken { device } => write!(f, "the device `{device}` already belongs to another port"),
             Error::Queues { device, direction, asked, max } => {

@@ -642,7 +642,9 @@ mod tests {
         assert!(matches!(check(), Err(Error::NotBound { driver: None, .. })));
         let link = sysfs.path().join(address).join("driver");
         std::os::unix::fs::symlink("/nowhere/drivers/ixgbe", &link).expect("linked");
-        assert!(check().unwrap_err().to_string().contains("held by the kernel driver ixgbe: `scripts/bind.sh bind"));
+        assert!(
+            check().unwrap_err().to_string().contains("held by the kernel driver ixgbe: `scripts/bind.sh vfio-pci")
+        );
         fs::remove_file(&link).and_then(|()| std::os::unix::fs::symlink("/nowhere/vfio-pci", &link)).expect("linked");
         assert_eq!(check(), Ok(()));
     }
