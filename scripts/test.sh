@@ -54,7 +54,7 @@ stage_lint() {
 
 stage_unit() { cargo_test --workspace --lib --bins && cargo_test --test 'decode_differential' --test 'laws' && cargo test --locked --doc; }
 stage_cli() { cargo_test --test 'check' --test 'replay'; }
-stage_dpdk() { THREADS=1 cargo_test --test 'dpdk' --test 'scripts'; }
+stage_dpdk() { THREADS=1 cargo_test --test 'dpdk' --test 'dpdk_hugepages' --test 'scripts'; }
 stage_vdev() { THREADS=1 cargo_test --test 'vdev'; }
 stage_netns() { THREADS=1 cargo_test --test 'netns'; }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock, mpsc};
 
 use flowgate::dpdk::eal::{Affinity, Eal, EalConfig, Hugepages};
-use flowgate::dpdk::error::Error;
+use flowgate::dpdk::error::{Errno, Error};
 use flowgate::dpdk::pool::Pool;
 use flowgate::dpdk::port::{Place, Port, PortConfig};
 use flowgate::io::Io;
@@ -237,6 +237,18 @@ fn jumbo_frames_fit_into_one_buffer() {
     }
     drop((io, rx, tx, port));
     assert_eq!(pool.in_use(), 0);
+}
+
+#[test]
+fn a_pool_keeps_its_memory_while_a_buffer_is_out() {
+    let pool = pool("leak");
+    let mut frame = pool.take().expect("a buffer");
+    assert!(frame.set_len(60));
+    drop(pool);
+    frame.bytes_mut().fill(1);
+    assert_eq!(frame.bytes(), [1; 60]);
+    // Its name stays taken, which shows that it is still there.
+    assert!(matches!(Pool::new(eal(), "leak", 0, 64, 1500), Err(Error::Pool { errno: Errno(libc::EEXIST), .. })));
 }
 
 #[test]

@@ -564,14 +564,15 @@ impl Instance {
             let at = path.join("flowgate.lock");
             let mut file =
                 OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&at).map_err(refused)?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(fs::TryLockError::WouldBlock) => {
-                    let mut pid = String::new();
-                    let _ = file.read_to_string(&mut pid);
-                    return Err(Error::InUse { prefix: prefix.into(), pid: pid.trim().parse().ok() });
+            // SAFETY: an open file; without blocking.
+            if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+                let error = std::io::Error::last_os_error();
+                if error.kind() != std::io::ErrorKind::WouldBlock {
+                    return Err(refused(error));
                 }
-                Err(fs::TryLockError::Error(error)) => return Err(refused(error)),
+                let mut pid = String::new();
+                let _ = file.read_to_string(&mut pid);
+                return Err(Error::InUse { prefix: prefix.into(), pid: pid.trim().parse().ok() });
             }
             // An instance that just ended may have removed the file between our opening and locking it.
             let same = |at: &fs::Metadata, file: &fs::Metadata| {
@@ -607,7 +608,7 @@ fn posix_lock_holder(path: &Path) -> Option<u32> {
     lock.l_whence = libc::SEEK_SET as _;
     // SAFETY: an open file, and a `flock` the call may write to.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLK, &mut lock) };
-    (result == 0 && i32::from(lock.l_type) != libc::F_UNLCK as i32).then_some(lock.l_pid as u32)
+    (result == 0 && i32::from(lock.l_type) != libc::F_UNLCK).then_some(lock.l_pid as u32)
 }
 
 /// A set of CPUs a thread may run on.

@@ -23,7 +23,7 @@ pub struct Pool {
     pool: NonNull<dpdk_sys::rte_mempool>,
     room: usize,
     packets: u32,
-    _lease: Lease,
+    lease: Option<Lease>,
 }
 
 // SAFETY: rte_mempool is made for use by many threads; a thread that is no lcore goes without a cache.
@@ -47,7 +47,7 @@ impl Pool {
             let megabytes = (u64::from(packets) * Pool::footprint(mtu) as u64).div_ceil(1 << 20);
             return Err(Error::Pool { name: name.into(), megabytes, errno: Errno::last() });
         };
-        Ok(Pool { pool, room: usize::from(data_room) - HEADROOM, packets, _lease: lease })
+        Ok(Pool { pool, room: usize::from(data_room) - HEADROOM, packets, lease: Some(lease) })
     }
 
     /// Bytes of memory a buffer for `mtu` takes, its headers included.
@@ -89,7 +89,9 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         // A buffer that is out is in somebody's hands: the memory then stays, rather than be taken from under them.
-        if self.in_use() == 0 {
+        if self.in_use() != 0 {
+            std::mem::forget(self.lease.take());
+        } else {
             // SAFETY: every buffer is back, and no port refers to the pool: ports hold it in an `Arc`.
             unsafe { dpdk_sys::rte_mempool_free(self.pool.as_ptr()) };
         }
