@@ -62,7 +62,7 @@ fn case(style: Style, rules: usize) -> Case {
                 (bits, format!("{}/{len}", std::net::Ipv6Addr::from(bits)))
             }
             _ => {
-                let shortest = if matches!(style, Style::Nasty) { 1 } else { 16 };
+                let shortest: u32 = if matches!(style, Style::Nasty) { 1 } else { 16 };
                 let len = shortest + random.below(u64::from(33 - shortest)) as u32;
                 let bits = (random.next() as u32) >> (32 - len) << (32 - len);
                 (u128::from(bits) << 96, format!("{}/{len}", std::net::Ipv4Addr::from(bits)))

@@ -422,7 +422,7 @@ fn keys<const ADDRESS: usize, const WORDS: usize>(
 }
 
 /// How many conditions are still compared one after the other: beyond, a table is faster.
-pub const FEW: usize = 8;
+pub const FEW: usize = 4;
 
 /// How packets of one family find their rule.
 #[derive(Debug)]
