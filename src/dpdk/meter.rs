@@ -96,7 +96,7 @@ mod tests {
             let start = 1_700_000_000_000_000_000;
             let mut meter = Meter::new(rate, rate / 1000 + 1_000);
             let mut taken = 0u64;
-            let step = (1_500_000_000_000 / rate).max(PERIOD);
+            let step = (500_000_000_000 / rate).max(PERIOD);
             for n in 0..2_000_000_000 / step {
                 while meter.take(start + n * step, 1_000.min(MOST)) {
                     taken += 1_000;

@@ -359,8 +359,8 @@ impl PacketPlan for Limits {
                     "{}: buckets for {} sources ({} KiB, and {} KiB per worker)",
                     limit.name,
                     sources.slots.len() / 2,
-                    sources.slots.len() * size_of::<Slot>() >> 10,
-                    sources.slots.len() / 2 * size_of::<Credit>() >> 10
+                    (sources.slots.len() * size_of::<Slot>()) >> 10,
+                    (sources.slots.len() / 2 * size_of::<Credit>()) >> 10
                 ),
             })
             .collect()

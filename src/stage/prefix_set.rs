@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_hundred_thousand_prefixes() {
-        let v4: Vec<Prefix> = (0..100_000u128).map(|n| ((n * 40_503 & 0xffff_ff) << 104, 24)).collect();
+        let v4: Vec<Prefix> = (0..100_000u128).map(|n| (((n * 40_503) & 0x00ff_ffff) << 104, 24)).collect();
         let set = PrefixSet::from_prefixes(&v4, &[]).expect("not empty");
         let all = v4.iter().all(|(bits, _)| {
             let meta = of(flag::IPV4, bits | 7 << 96);
