@@ -224,8 +224,11 @@ mod tests {
     use crate::stage::apply::Adjacencies;
     use crate::stats::Layout;
 
+    /// A plan with the layout it counts in, or the mistakes.
+    type Planned = Result<(Arc<dyn PacketPlan>, Layout), Vec<String>>;
+
     /// Plans `[bpf.t]` as a file in `folder` has it.
-    fn plan(folder: &Path, text: &str) -> Result<(Arc<dyn PacketPlan>, Layout), Vec<String>> {
+    fn plan(folder: &Path, text: &str) -> Planned {
         let source = Source::new(&folder.join("t.toml").display().to_string(), text);
         let (mut mistakes, mut layout) = (Mistakes::default(), Layout::new());
         let table = Table::root(DeTable::parse(text).expect("syntax")).take("bpf").expect("a bpf table");
@@ -319,7 +322,7 @@ mod tests {
     }
 
     /// Compiles `tests/bpf/NAME.c` and plans it; `None` if there is no clang here.
-    fn object(name: &str) -> Option<Result<(Arc<dyn PacketPlan>, Layout), Vec<String>>> {
+    fn object(name: &str) -> Option<Planned> {
         let folder = tempfile::tempdir().expect("a folder");
         let source = format!("{}/tests/bpf/{name}.c", env!("CARGO_MANIFEST_DIR"));
         let output = folder.path().join("prog.o");
