@@ -622,7 +622,7 @@ mod tests {
                     whole += 1;
                 }
             }
-            assert!(whole >= 1 && whole <= 9, "only cuts between blocks go unnoticed: {whole}");
+            assert!((1..=9).contains(&whole), "only cuts between blocks go unnoticed: {whole}");
         }
     }
 
