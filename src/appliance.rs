@@ -154,7 +154,9 @@ impl Appliance {
             begun.push(Begun { port, rx, tx });
         }
 
-        let links = Arc::new(AtomicU64::new(u64::MAX));
+        // Known before the first packet, or what goes to a port without a link would be counted as if its queue were full.
+        let up = begun.iter().enumerate().map(|(index, begun)| u64::from(begun.port.link().up) << index).sum();
+        let links = Arc::new(AtomicU64::new(up));
         let signals = Arc::new(Signals::default());
         let tsc_hz = eal.tsc_hz();
         let clock = Arc::new(Clock::new(tsc_hz));

@@ -111,6 +111,8 @@ lines! {
         HandedOut = "handed-out",
         /// Packets held at this moment.
         Held = "held",
+        /// Packets taken through the pipeline here. No term of the law: it shows which worker a flow belongs to.
+        Processed = "processed",
         /// Turns of the worker's loop.
         Turns = "turns",
         /// Turns that found at least one packet.

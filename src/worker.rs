@@ -225,6 +225,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let (received, sent) = self.io.relay(port, out, self.burst);
         if received > 0 {
             self.sheet.account(Account::Received, received as u64);
+            self.sheet.account(Account::Processed, received as u64);
             self.sheet.account(Account::Sent, sent as u64);
             self.count(port, port_counter::RX, received);
             self.count(out, port_counter::TX, sent);
@@ -288,6 +289,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
         if self.handoff.is_some() && self.depth >= Depth::L3 {
             self.steer();
         }
+        self.sheet.account(Account::Processed, u64::from(self.batch.live.count_ones()));
         let mut cx = Cx { now, sheet: &mut self.sheet };
         self.pipeline.process(&mut self.batch, &mut cx);
         self.send();

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::appliance::{Account, FLOWGATE, Flowgate, Stopped, config, cpus, number, run_to_end, unique, wait_for, workers};
+use common::appliance::{Account, FLOWGATE, Flowgate, config, cpus, example, number, run_to_end, wait_for, workers};
 use common::frames::*;
 use common::skip;
 use common::testpmd::{self, Testpmd};
@@ -156,7 +156,7 @@ fn acl_passes_and_counts_exactly_what_its_rules_say() {
     let families = [["10.0.0.5", "10.9.0.5", "192.0.2.7", "192.0.2.8"], ["2001:db8:1::5", "2001:db8:9::5", "2001:db8:2::7", "2001:db8:2::8"]];
     let (mut lan, mut wan) = (Vec::new(), Vec::new());
     let mut hits: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-    let (mut want_lan, mut want_wan, mut denied) = (Vec::new(), Vec::new(), 0);
+    let (mut want_lan, mut want_wan, mut denied, mut unmatched) = (Vec::new(), Vec::new(), 0, 0);
     for round in 0..40_u16 {
         for addresses in families {
             let [office, other, host, stranger] = addresses.map(ip);
@@ -182,11 +182,13 @@ fn acl_passes_and_counts_exactly_what_its_rules_say() {
                 (udp(stranger, 9, other, port, &body), false, "default", false),
             ];
             for (frame, on_lan, rule, passes) in cases {
-                if rule != "default" {
+                if rule == "default" {
+                    unmatched += 1;
+                } else {
+                    denied += u64::from(!passes);
                     let hit = hits.entry(rule.to_owned()).or_default();
                     *hit = (hit.0 + 1, hit.1 + frame.len() as u64);
                 }
-                denied += u64::from(!passes);
                 let (input, output) = if on_lan { (&mut lan, &mut want_wan) } else { (&mut wan, &mut want_lan) };
                 if passes {
                     output.push(frame.clone());
@@ -197,10 +199,8 @@ fn acl_passes_and_counts_exactly_what_its_rules_say() {
     }
     let files = Files::new(&lan, &wan);
     let flowgate = files.run(acl);
-    let mut rules = flowgate.rules();
-    rules.retain(|name, _| !name.contains("default"));
-    assert_eq!(rules, hits);
-    assert_eq!(flowgate.drops(), counts(&[("acl.denied", denied)]));
+    assert_eq!(flowgate.rules(), hits);
+    assert_eq!(flowgate.drops(), counts(&[("acl.denied", denied), ("acl.denied-default", unmatched)]));
     for port in ["lan", "wan"] {
         let state = flowgate.port(port);
         let (sent, left) = if port == "lan" { (&lan, &want_lan) } else { (&wan, &want_wan) };
@@ -586,7 +586,9 @@ fn instances_live_side_by_side() {
     let input = noise(200, |i| 60 + i);
     let (first, second) = (Files::new(&input, &[]), Files::new(&[], &input));
     let one = first.run(CROSS);
-    let two = second.run(CROSS);
+    // In the first one's folder, and so with the same folder for runtime files.
+    let two = Flowgate::start(first.dir.path(), &[&second.ports(""), CROSS].join("\n"));
+    two.settled(200);
     let refused = {
         // A third with the first one's socket: refused, and the first goes on.
         let files = Files::new(&[], &[]);
@@ -722,12 +724,6 @@ fn first_xdp_counts_sources_and_drops_port_9999() {
     assert_eq!(seen, talkers);
     flowgate.stop();
     assert_same("all but TCP to 9999", &files.out("wan"), &want);
-}
-
-/// One of the configurations that ship with flowgate.
-fn example(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name);
-    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 #[test]

@@ -31,6 +31,12 @@ pub fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {
     }
 }
 
+/// One of the configurations that ship with flowgate.
+pub fn example(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
 /// The CPUs this process may use.
 pub fn cpus() -> Vec<usize> {
     let mut cpus: Vec<usize> = core_affinity::get_core_ids().expect("a list of CPUs").iter().map(|core| core.id).collect();
@@ -60,6 +66,7 @@ pub struct Flowgate {
     /// Its control socket.
     pub socket: PathBuf,
     output: [PathBuf; 2],
+    runtime: PathBuf,
     stopped: bool,
 }
 
@@ -105,30 +112,48 @@ impl Flowgate {
 
     /// Starts flowgate from a file as it is.
     pub fn start_file(file: &Path, socket: &Path) -> Flowgate {
-        let mut flowgate = Flowgate::spawn(file, socket);
+        Flowgate::spawn(file, socket).answering()
+    }
+
+    fn answering(mut self) -> Flowgate {
         wait_for("flowgate answers", || {
-            if let Some(status) = flowgate.child.try_wait().expect("its own child") {
-                panic!("flowgate did not start ({status}):\n{}", flowgate.log());
+            if let Some(status) = self.child.try_wait().expect("its own child") {
+                self.stopped = true;
+                panic!("flowgate did not start ({status}):\n{}", self.log());
             }
-            socket.exists() && flowgate.ask("workers").is_ok()
+            self.socket.exists() && self.ask("workers").is_ok()
         });
-        flowgate
+        self
     }
 
     /// Starts flowgate and waits for nothing.
     pub fn spawn(file: &Path, socket: &Path) -> Flowgate {
+        Flowgate::spawn_by(Command::new(FLOWGATE), file, socket)
+    }
+
+    /// Starts flowgate by a command that has it as its last word, and waits until it answers.
+    pub fn start_by(command: Command, dir: &Path, toml: &str) -> Flowgate {
+        let (file, socket) = config(dir, toml);
+        Flowgate::spawn_by(command, &file, &socket).answering()
+    }
+
+    fn spawn_by(mut command: Command, file: &Path, socket: &Path) -> Flowgate {
         let number = unique();
+        // Where DPDK's runtime files go: one folder for all that a test starts, as it is on a real machine.
+        let runtime = file.with_file_name("run");
+        std::fs::create_dir_all(&runtime).expect("a writable folder");
         let output = ["out", "err"].map(|kind| file.with_extension(format!("{number}.{kind}")));
         let [out, err] = output.each_ref().map(|path| File::create(path).expect("a writable folder"));
-        let child = Command::new(FLOWGATE)
+        let child = command
             .arg("run")
             .arg(file)
+            .env("RUNTIME_DIRECTORY", &runtime)
             .stdin(Stdio::null())
             .stdout(out)
             .stderr(err)
             .spawn()
             .expect("flowgate starts");
-        Flowgate { child, socket: socket.to_owned(), output, stopped: false }
+        Flowgate { child, socket: socket.to_owned(), output, runtime, stopped: false }
     }
 
     /// Its process.
@@ -222,6 +247,12 @@ impl Flowgate {
         let [totals, log] = self.output.each_ref().map(|path| std::fs::read_to_string(path).expect("its output"));
         assert!(status.success(), "flowgate ended with {status}:\n{log}");
         assert!(!self.socket.exists(), "the socket is left behind");
+        // Sockets are those of instances that still run.
+        let folder = files_below(self.runtime.parent().expect("the test's folder"));
+        if !folder.iter().any(|file| file.extension().is_some_and(|kind| kind == "sock")) {
+            let left = files_below(&self.runtime);
+            assert!(left.is_empty(), "runtime files are left behind: {left:?}");
+        }
         assert!(!log.contains("panicked") && !log.contains("error"), "{log}");
         assert!(!totals.is_empty(), "no totals were printed");
         Stopped { status, totals, log }
@@ -264,6 +295,18 @@ impl Drop for Flowgate {
             let _ = self.child.wait();
         }
     }
+}
+
+/// All files below a folder.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => files.extend(files_below(&entry.path())),
+            _ => files.push(entry.path()),
+        }
+    }
+    files
 }
 
 /// A number in JSON.
