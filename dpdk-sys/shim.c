@@ -111,14 +111,41 @@ int fg_alloc(struct rte_mempool *pool, struct fg_frame *frame)
 	return 0;
 }
 
-uint32_t fg_relay(uint16_t rx_port, uint16_t rx_queue, uint16_t tx_port, uint16_t tx_queue, uint16_t n)
+static inline void rewrite(struct rte_mbuf *m, const uint8_t *keep, const uint8_t *value)
+{
+	uint8_t *at = rte_pktmbuf_mtod(m, uint8_t *);
+	uint64_t words[2], k[2], v[2];
+	uint16_t i;
+
+	if (likely(m->data_len >= sizeof(words))) {
+		memcpy(words, at, sizeof(words));
+		memcpy(k, keep, sizeof(k));
+		memcpy(v, value, sizeof(v));
+		words[0] = (words[0] & k[0]) | v[0];
+		words[1] = (words[1] & k[1]) | v[1];
+		memcpy(at, words, sizeof(words));
+	} else {
+		for (i = 0; i < m->data_len; i++)
+			at[i] = (at[i] & keep[i]) | value[i];
+	}
+}
+
+uint32_t fg_relay(uint16_t rx_port, uint16_t rx_queue, uint16_t tx_port, uint16_t tx_queue, uint16_t n,
+		  const uint8_t *keep, const uint8_t *value)
 {
 	struct rte_mbuf *pkts[FG_BURST];
 	uint16_t got = rte_eth_rx_burst(rx_port, rx_queue, pkts, n < FG_BURST ? n : FG_BURST);
-	uint16_t sent;
+	uint16_t i, sent;
 
 	if (got == 0)
 		return 0;
+	if (keep != NULL) {
+		for (i = 0; i < got; i++) {
+			if (i + 4 < got)
+				rte_prefetch0(rte_pktmbuf_mtod(pkts[i + 4], void *));
+			rewrite(pkts[i], keep, value);
+		}
+	}
 	sent = rte_eth_tx_burst(tx_port, tx_queue, pkts, got);
 	if (unlikely(sent < got))
 		rte_pktmbuf_free_bulk(&pkts[sent], got - sent);

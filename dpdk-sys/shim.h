@@ -50,9 +50,11 @@ uint16_t fg_tx_burst(uint16_t port, uint16_t queue, const struct fg_frame *frame
 void fg_free_bulk(const struct fg_frame *frames, uint16_t n);
 /* Take one empty frame from a pool; 0 or -ENOMEM. */
 int fg_alloc(struct rte_mempool *pool, struct fg_frame *frame);
-/* Receive a burst on one queue and send it, unread, on another. What the port refuses is freed.
+/* Receive a burst on one queue and send it, unread, on another. With keep, the first 16 bytes of every frame become
+ * (bytes & keep) | value (a shorter frame as far as it goes). What the port refuses is freed.
  * Returns received | sent << 16. */
-uint32_t fg_relay(uint16_t rx_port, uint16_t rx_queue, uint16_t tx_port, uint16_t tx_queue, uint16_t n);
+uint32_t fg_relay(uint16_t rx_port, uint16_t rx_queue, uint16_t tx_port, uint16_t tx_queue, uint16_t n,
+		  const uint8_t *keep, const uint8_t *value);
 
 /* Rings of frames between two workers: one producer, one consumer, elements of sizeof(struct fg_frame). */
 unsigned int fg_ring_enqueue(struct rte_ring *ring, const struct fg_frame *frames, unsigned int n);

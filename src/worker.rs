@@ -17,6 +17,7 @@ use crate::packet::{BATCH, Batch, Frame, Mask, Meta, bits};
 use crate::stage::pipeline::{Blueprint, Pipeline, port_counter};
 use crate::stage::{Cx, Depth, Row};
 use crate::stats::{Account, Engine, Published, Reason, Sheet};
+use crate::wire::ethernet::Rewrite;
 
 /// Bytes of Ethernet header and two VLAN tags, which the MTU does not count.
 pub const L2_OVERHEAD: usize = 14 + 8;
@@ -132,7 +133,7 @@ pub struct Worker<I: Io, O: Observer = ()> {
     depth: Depth,
     burst: usize,
     /// Ports this worker receives from, and for each the port all its frames leave by if they pass unread.
-    receive: Vec<(u8, Option<u8>)>,
+    receive: Vec<(u8, Option<(u8, Rewrite)>)>,
     outboxes: Vec<Box<Outbox>>,
     /// By worker.
     handing: Vec<Box<Outbox>>,
@@ -150,15 +151,18 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let relay = blueprint.relay.as_ref().filter(|_| !O::LISTENS);
         let receive = (0..ports as u8)
             .filter(|port| io.receives(*port))
-            .map(|port| (port, relay.map(|relay| relay[usize::from(port)]).filter(|out| io.transmits(*out))))
+            .map(|port| (port, relay.map(|relay| relay[usize::from(port)]).filter(|(out, _)| io.transmits(*out))))
             .collect();
+        // Who owns a packet is decided by its ports too.
+        let steered = setup.handoff.is_some() && blueprint.depth >= Depth::L3;
+        let depth = if steered { Depth::L4 } else { blueprint.depth };
         let workers = setup.handoff.as_ref().map_or(0, |handoff| handoff.to.len());
         Worker {
             observer,
             pipeline: blueprint.start(setup.index),
             batch: Box::default(),
             sheet: blueprint.layout.sheet(),
-            depth: blueprint.depth,
+            depth,
             burst: setup.burst.clamp(1, BATCH),
             receive,
             outboxes: (0..ports).map(|_| Outbox::new()).collect(),
@@ -209,7 +213,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
         for at in 0..self.receive.len() {
             let (port, relay) = self.receive[at];
             match relay {
-                Some(out) if links & (1 << out) != 0 => handled += self.relay(port, out),
+                Some((out, rewrite)) if links & (1 << out) != 0 => handled += self.relay(port, out, &rewrite),
                 _ => handled += self.receive(port, now),
             }
         }
@@ -221,8 +225,8 @@ impl<I: Io, O: Observer> Worker<I, O> {
 
     /// Forwards a burst unread.
     #[inline]
-    fn relay(&mut self, port: u8, out: u8) -> usize {
-        let (received, sent) = self.io.relay(port, out, self.burst);
+    fn relay(&mut self, port: u8, out: u8, rewrite: &Rewrite) -> usize {
+        let (received, sent) = self.io.relay(port, out, self.burst, rewrite);
         if received > 0 {
             self.sheet.account(Account::Received, received as u64);
             self.sheet.account(Account::Processed, received as u64);
@@ -323,9 +327,39 @@ impl<I: Io, O: Observer> Worker<I, O> {
         }
     }
 
-    /// Moves the leaving packets to their ports' outboxes.
+    /// Sends the leaving packets: all at once if they leave by one port, else through the ports' outboxes.
     #[inline]
     fn send(&mut self) {
+        let batch = &mut *self.batch;
+        let Some(first) = bits(batch.leaving).next() else { return };
+        let out = batch.metas[first].out;
+        let longest = self.longest.get(usize::from(out)).copied().map_or(0, usize::from);
+        let mut together = true;
+        for i in bits(batch.leaving) {
+            together &= batch.metas[i].out == out && batch.frames[i].len() <= longest;
+        }
+        // No gaps: nothing of the batch died or moved, or only what stood behind.
+        together &= batch.leaving & batch.leaving.wrapping_add(1) == 0;
+        let waiting = self.outboxes.get(usize::from(out)).is_none_or(|outbox| outbox.len > 0);
+        if !together || waiting || !self.io.transmits(out) || self.links.load(Ordering::Relaxed) & (1 << out) == 0 {
+            return self.send_each();
+        }
+        let len = batch.leaving.count_ones() as usize;
+        if O::LISTENS {
+            bits(batch.leaving).for_each(|i| self.observer.sent(&batch.frames[i], &batch.metas[i]));
+        }
+        let sent = self.io.tx(out, &mut batch.frames[..len]);
+        self.sheet.account(Account::Sent, sent as u64);
+        self.sheet.counters[self.port_counters[usize::from(out)] + port_counter::TX] += sent as u64;
+        if sent < len {
+            self.io.free(&mut batch.frames[sent..len]);
+            self.tally(Engine::TxFull.into(), len - sent);
+            self.count(out, port_counter::TX_DROPPED, len - sent);
+        }
+    }
+
+    /// Moves the leaving packets to their ports' outboxes.
+    fn send_each(&mut self) {
         let mut unsendable: Mask = 0;
         for i in bits(self.batch.leaving) {
             let out = usize::from(self.batch.metas[i].out);

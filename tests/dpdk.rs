@@ -10,6 +10,7 @@ use flowgate::dpdk::port::{Place, Port, PortConfig};
 use flowgate::io::Io;
 use flowgate::io::dpdk::DpdkIo;
 use flowgate::packet::{BATCH, Frame};
+use flowgate::wire::ethernet::Rewrite;
 use pcap_file::pcap::{PcapPacket, PcapReader, PcapWriter};
 
 /// The CPUs before the EAL, and the EAL: two workers, on two CPUs if there are two.
@@ -105,8 +106,8 @@ fn frames_keep_their_bytes_through_a_ring() {
         assert!(frame.set_len(shorter));
     }
     assert_eq!(io.tx(1, &mut frames[..16]), 16);
-    assert_eq!(io.relay(1, 0, 64), (16, 16), "unread from one port to the other");
-    assert_eq!(io.relay(1, 0, 64), (0, 0));
+    assert_eq!(io.relay(1, 0, 64, &Rewrite::NOTHING), (16, 16), "unread from one port to the other");
+    assert_eq!(io.relay(1, 0, 64, &Rewrite::NOTHING), (0, 0));
 
     assert_eq!(io.rx(0, 64, &mut frames), 40);
     for (frame, text) in frames.iter().zip(texts[16..].iter()) {
@@ -117,7 +118,10 @@ fn frames_keep_their_bytes_through_a_ring() {
     }
     io.free(&mut frames[..40]);
     assert!(frames.iter().all(Frame::is_empty_slot));
-    assert_eq!((io.relay(0, 0, 64), io.rx(7, 64, &mut frames), io.tx(7, &mut frames[..0])), ((0, 0), 0, 0));
+    assert_eq!(
+        (io.relay(0, 0, 64, &Rewrite::NOTHING), io.rx(7, 64, &mut frames), io.tx(7, &mut frames[..0])),
+        ((0, 0), 0, 0)
+    );
     assert!(io.receives(1) && io.transmits(0) && !io.receives(2));
     drop((io, ports));
     assert_eq!(pool.in_use(), 0);
@@ -181,7 +185,7 @@ fn captures_go_in_and_come_out() {
     let n = io.rx(0, 50, &mut frames);
     assert_eq!((n, frames[49].bytes()), (50, &texts[49][..]));
     assert_eq!(io.tx(0, &mut frames[..n]), n);
-    assert_eq!(io.relay(0, 0, 64), (50, 50));
+    assert_eq!(io.relay(0, 0, 64, &Rewrite::NOTHING), (50, 50));
     assert_eq!(io.rx(0, 64, &mut frames), 0);
     let stats = ports[0].stats();
     let bytes: u64 = texts.iter().map(|text| text.len() as u64).sum();

@@ -109,7 +109,11 @@ fn ping(client: &Host, target: &str, size: usize) {
 }
 
 fn url(address: &str, port: u16, file: &str) -> String {
-    if address.contains(':') { format!("http://[{address}]:{port}/{file}") } else { format!("http://{address}:{port}/{file}") }
+    if address.contains(':') {
+        format!("http://[{address}]:{port}/{file}")
+    } else {
+        format!("http://{address}:{port}/{file}")
+    }
 }
 
 fn fetch<'a>(url: &'a str, to: &'a str) -> [&'a str; 7] {
@@ -168,7 +172,8 @@ fn clients(lab: &mut Lab, [client, server]: &[Host; 2], flowgate: &Flowgate) {
     assert!(flowgate.drops()["guard.blocked-source"] >= 2);
 
     let talkers = flowgate.show("talkers");
-    let named: Vec<&str> = talkers["talkers"].as_array().expect("a list").iter().filter_map(|row| row["source"].as_str()).collect();
+    let named: Vec<&str> =
+        talkers["talkers"].as_array().expect("a list").iter().filter_map(|row| row["source"].as_str()).collect();
     for address in V4.iter().chain(&V6) {
         assert!(named.contains(address), "{address} in {named:?}");
     }
@@ -178,7 +183,8 @@ fn clients(lab: &mut Lab, [client, server]: &[Host; 2], flowgate: &Flowgate) {
 fn only_expected(flowgate: &Flowgate, more: &[&str]) {
     let full = ["engine.tx-full", "engine.handoff-full", "acl.denied", "guard.blocked-source"];
     let drops = flowgate.drops();
-    let strange: Vec<&String> = drops.keys().filter(|r| !full.contains(&r.as_str()) && !more.contains(&r.as_str())).collect();
+    let strange: Vec<&String> =
+        drops.keys().filter(|r| !full.contains(&r.as_str()) && !more.contains(&r.as_str())).collect();
     assert!(strange.is_empty(), "{drops:?}");
 }
 
@@ -322,7 +328,10 @@ fn a_flow_belongs_to_one_worker() {
                 vec![tcp(a, sport, b, dport, SYN, b""), tcp(a, sport, b, dport, ACK, b"data")],
                 vec![tcp(b, dport, a, sport, SYN | ACK, b""), tcp(b, dport, a, sport, ACK, b"more")],
             ),
-            1 => (vec![request.clone(), request.clone()], vec![udp(b, dport, a, sport, b"answer"), unreachable(&request)]),
+            1 => (
+                vec![request.clone(), request.clone()],
+                vec![udp(b, dport, a, sport, b"answer"), unreachable(&request)],
+            ),
             // The fragments of one datagram, which come from one side.
             _ => (fragments(a, sport, b, dport, &[n as u8; 4000], n, 1000), Vec::new()),
         };

@@ -95,7 +95,8 @@ fn a_cross_alone_forwards_frames_unread() {
 #[test]
 fn a_cross_may_rewrite_macs_and_nothing_else() {
     let (a, b) = (ip("10.0.0.1"), ip("10.0.0.2"));
-    let lan: Vec<Frame> = (0..300).map(|i| udp(a, 1000 + i, b, 53, &[i as u8; 100])).chain(noise(300, |i| 14 + i)).collect();
+    let lan: Vec<Frame> =
+        (0..300).map(|i| udp(a, 1000 + i, b, 53, &[i as u8; 100])).chain(noise(300, |i| 14 + i)).collect();
     let wan: Vec<Frame> = (0..300).map(|i| tcp(b, 80, a, 1000 + i, ACK, &[i as u8; 200])).collect();
     let files = Files::new(&lan, &wan);
     let peers = "rewrite_mac = true, peers = [\"02:00:00:00:0a:0a\", \"02:00:00:00:0b:0b\"]";
@@ -153,7 +154,10 @@ fn acl_passes_and_counts_exactly_what_its_rules_say() {
         source = ["192.0.2.7", "2001:db8:2::7"]
         action = "allow"
     "#;
-    let families = [["10.0.0.5", "10.9.0.5", "192.0.2.7", "192.0.2.8"], ["2001:db8:1::5", "2001:db8:9::5", "2001:db8:2::7", "2001:db8:2::8"]];
+    let families = [
+        ["10.0.0.5", "10.9.0.5", "192.0.2.7", "192.0.2.8"],
+        ["2001:db8:1::5", "2001:db8:9::5", "2001:db8:2::7", "2001:db8:2::8"],
+    ];
     let (mut lan, mut wan) = (Vec::new(), Vec::new());
     let mut hits: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     let (mut want_lan, mut want_wan, mut denied, mut unmatched) = (Vec::new(), Vec::new(), 0, 0);
@@ -267,7 +271,10 @@ fn malformed_frames_are_counted_each_under_its_reason() {
         ("bad-fragment-length", v4(17, 0x2000, &[0; 63])),
         ("fragment-beyond-end", v4(17, 0x1fff, &[0; 64])),
         ("short-first-fragment", v4(6, 0x2000, &[0; 16])),
-        ("second-fragment-header", v6(44, &[&[44, 0, 0, 1, 0, 0, 0, 1, 17, 0, 0, 1, 0, 0, 0, 1][..], &[0; 16]].concat())),
+        (
+            "second-fragment-header",
+            v6(44, &[&[44, 0, 0, 1, 0, 0, 0, 1, 17, 0, 0, 1, 0, 0, 0, 1][..], &[0; 16]].concat()),
+        ),
         ("jumbogram", changed(&v6(0, &[17, 0, 0xc2, 4, 0, 1, 0, 0]), &[(18, 0), (19, 0)])),
         ("short-extension", v6(60, &[17, 9, 0, 0, 0, 0, 0, 0])),
         ("late-hop-by-hop", v6(60, &[0, 0, 1, 4, 0, 0, 0, 0, 17, 0, 1, 4, 0, 0, 0, 0])),
@@ -386,7 +393,8 @@ fn what_testpmd_sends_through_arrives_byte_for_byte() {
     let (a, b) = (ip("10.0.0.1"), ip("10.0.0.2"));
     // Fewer than a ring holds, so that none is lost on the way however the CPUs are shared.
     let dport = |i: u16| if i % 5 == 0 { 9999 } else { 80 };
-    let inside: Vec<Frame> = (0..6000).map(|i| tcp(a, i, b, dport(i), ACK, &vec![i as u8; usize::from(i % 1400)])).collect();
+    let inside: Vec<Frame> =
+        (0..6000).map(|i| tcp(a, i, b, dport(i), ACK, &vec![i as u8; usize::from(i % 1400)])).collect();
     let outside: Vec<Frame> = (0..6000).map(|i| udp(b, 53, a, i, &vec![i as u8; usize::from(i % 1300)])).collect();
     for (name, frames) in [("inside", &inside), ("outside", &outside)] {
         write_pcap(&dir.join(name), frames);
@@ -409,7 +417,8 @@ fn what_testpmd_sends_through_arrives_byte_for_byte() {
         testpmd.forward("io");
         flowgate.settled(12_000);
         let refused = pipeline.contains("refused");
-        let want: Vec<Frame> = inside.iter().filter(|f| !refused || f[36..38] != 9999_u16.to_be_bytes()).cloned().collect();
+        let want: Vec<Frame> =
+            inside.iter().filter(|f| !refused || f[36..38] != 9999_u16.to_be_bytes()).cloned().collect();
         let denied = (inside.len() - want.len()) as u64;
         let drops = if refused { counts(&[("acl.denied", denied)]) } else { counts(&[]) };
         assert_eq!(flowgate.drops(), drops);
@@ -642,7 +651,12 @@ fn what_cannot_start_says_why() {
     let has = |message: &str, words: &[&str]| {
         assert!(words.iter().all(|word| message.contains(word)), "expected {words:?} in: {message}");
     };
-    let device = |device: &str| format!("[[port]]\nname = \"lan\"\ndevice = {device:?}\n{}\n{CROSS}", &NULL[NULL.rfind("[[port]]").expect("two")..]);
+    let device = |device: &str| {
+        format!(
+            "[[port]]\nname = \"lan\"\ndevice = {device:?}\n{}\n{CROSS}",
+            &NULL[NULL.rfind("[[port]]").expect("two")..]
+        )
+    };
     has(&refusal(&device("net_af_packet0,iface=nosuchif"), 3), &["lan", "nosuchif"]);
     has(&refusal(&device("net_nosuch0"), 3), &["lan", "net_nosuch0"]);
     has(&refusal(&device("net_pcap0,rx_pcap=/nonexistent/x.pcap"), 3), &["lan", "/nonexistent/x.pcap"]);
@@ -719,7 +733,9 @@ fn first_xdp_counts_sources_and_drops_port_9999() {
     let shown = flowgate.show("talkers");
     let rows = shown["talkers"].as_array().expect("a list").iter();
     let seen: BTreeMap<String, (u64, u64)> = rows
-        .map(|row| (row["source"].as_str().expect("an address").to_owned(), (number(&row["packets"]), number(&row["bytes"]))))
+        .map(|row| {
+            (row["source"].as_str().expect("an address").to_owned(), (number(&row["packets"]), number(&row["bytes"])))
+        })
         .collect();
     assert_eq!(seen, talkers);
     flowgate.stop();

@@ -17,6 +17,7 @@ use super::eal::{Eal, Lease};
 use super::error::{Errno, Error};
 use super::pool::{OVERHEAD, Pool};
 use crate::packet::{BATCH, Frame};
+use crate::wire::ethernet::Rewrite;
 
 /// Kernel drivers through which DPDK works: the generic ones, and those of NICs that stay with the kernel.
 const DRIVERS: &[&str] = &["vfio-pci", "uio_pci_generic", "igb_uio", "mlx4_core", "mlx5_core"];
@@ -506,13 +507,17 @@ impl RxQueue {
         usize::from(unsafe { dpdk_sys::fg_rx_burst(self.0.port, self.0.queue, frames.as_mut_ptr().cast(), n) })
     }
 
-    /// Receives up to `burst` frames and sends them unread; what is refused is freed. Returns how many were received, and
-    /// how many of them sent.
+    /// Receives up to `burst` frames and sends them, all rewritten alike and otherwise unread; what is refused is freed.
+    /// Returns how many were received, and how many of them sent.
     #[inline]
-    pub fn relay(&mut self, to: &mut TxQueue, burst: usize) -> (usize, usize) {
+    pub fn relay(&mut self, to: &mut TxQueue, burst: usize, rewrite: &Rewrite) -> (usize, usize) {
         let n = burst.min(BATCH) as u16;
-        // SAFETY: both ports are started as long as the queues live, and these are the queues' only users.
-        let both = unsafe { dpdk_sys::fg_relay(self.0.port, self.0.queue, to.0.port, to.0.queue, n) };
+        let (keep, value) = rewrite.words();
+        let keep = if *rewrite == Rewrite::NOTHING { std::ptr::null() } else { keep.as_ptr() };
+        // SAFETY: both ports are started as long as the queues live, and these are the queues' only users; the rewrite is two
+        // arrays of 16 bytes, or a null pointer for none.
+        let both =
+            unsafe { dpdk_sys::fg_relay(self.0.port, self.0.queue, to.0.port, to.0.queue, n, keep, value.as_ptr()) };
         ((both & 0xffff) as usize, (both >> 16) as usize)
     }
 }

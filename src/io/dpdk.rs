@@ -9,6 +9,7 @@ use super::Io;
 use crate::dpdk::pool::Pool;
 use crate::dpdk::port::{RxQueue, TxQueue};
 use crate::packet::{BATCH, Frame};
+use crate::wire::ethernet::Rewrite;
 
 // The shim reads and writes frames in place.
 const _: () = {
@@ -79,7 +80,7 @@ impl Io for DpdkIo {
     }
 
     #[inline]
-    fn relay(&mut self, from: u8, to: u8, burst: usize) -> (usize, usize) {
+    fn relay(&mut self, from: u8, to: u8, burst: usize, rewrite: &Rewrite) -> (usize, usize) {
         let (from, to) = (usize::from(from), usize::from(to));
         // A port relayed to itself borrows both of its queues from one place.
         let (rx, tx) = if from == to {
@@ -91,7 +92,7 @@ impl Io for DpdkIo {
             }
         };
         match (rx, tx) {
-            (Some(rx), Some(tx)) => rx.relay(tx, burst),
+            (Some(rx), Some(tx)) => rx.relay(tx, burst, rewrite),
             _ => (0, 0),
         }
     }

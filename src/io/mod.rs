@@ -1,6 +1,7 @@
 //! Where frames come from and go to. An `Io` moves frames and never looks inside them.
 
 use crate::packet::{BATCH, Frame};
+use crate::wire::ethernet::Rewrite;
 
 pub mod capture;
 pub mod dpdk;
@@ -22,12 +23,16 @@ pub trait Io {
     /// An empty frame to be filled by flowgate; `None` if there is no buffer left.
     fn create(&mut self) -> Option<Frame>;
 
-    /// Receives a burst from one port and sends it unread by another; what is refused is freed. Returns how many were
-    /// received, and how many of them sent.
-    fn relay(&mut self, from: u8, to: u8, burst: usize) -> (usize, usize) {
+    /// Receives a burst from one port and sends it by another, all frames rewritten alike and otherwise unread; what is
+    /// refused is freed. Returns how many were received, and how many of them sent.
+    fn relay(&mut self, from: u8, to: u8, burst: usize, rewrite: &Rewrite) -> (usize, usize) {
         let mut frames = [const { Frame::EMPTY }; BATCH];
         let received = self.rx(from, burst, &mut frames);
-        let sent = if received > 0 { self.tx(to, &mut frames[..received]) } else { 0 };
+        if received == 0 {
+            return (0, 0);
+        }
+        frames[..received].iter_mut().for_each(|frame| rewrite.write(frame.bytes_mut()));
+        let sent = self.tx(to, &mut frames[..received]);
         if sent < received {
             self.free(&mut frames[sent..received]);
         }

@@ -1,41 +1,34 @@
 //! Writing what was decided into the packet: the one place where the pipeline changes bytes on behalf of flow stages.
 
 use crate::packet::{BATCH, Batch, Mask, bits};
+use crate::wire::ethernet::Rewrite;
 
 use super::Action;
 
-/// How packets of a flow leave: the link-layer rewrite.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Adjacency {
-    /// New destination MAC.
-    pub destination: Option<[u8; 6]>,
-    /// New source MAC.
-    pub source: Option<[u8; 6]>,
-}
-
-/// All adjacencies of a pipeline, by index. The first leaves the frame as it is.
+/// How packets of a flow leave, by index: the link-layer rewrite. The first leaves frames as they are.
 #[derive(Clone, Debug)]
-pub struct Adjacencies(Vec<Adjacency>);
+pub struct Adjacencies(Vec<Rewrite>);
 
 impl Default for Adjacencies {
     fn default() -> Self {
-        Adjacencies(vec![Adjacency::default()])
+        Adjacencies(vec![Rewrite::NOTHING])
     }
 }
 
 impl Adjacencies {
-    /// The index of an adjacency, added if it is new.
-    pub fn index(&mut self, adjacency: Adjacency) -> u32 {
-        let at = self.0.iter().position(|known| *known == adjacency).unwrap_or_else(|| {
-            self.0.push(adjacency);
+    /// The index of a rewrite, added if it is new.
+    pub fn index(&mut self, rewrite: Rewrite) -> u32 {
+        let at = self.0.iter().position(|known| *known == rewrite).unwrap_or_else(|| {
+            self.0.push(rewrite);
             self.0.len() - 1
         });
         at as u32
     }
 
-    /// True if some adjacency changes a frame.
-    pub fn rewrite(&self) -> bool {
-        self.0.len() > 1
+    /// The rewrite at an index.
+    #[inline]
+    pub fn at(&self, index: u32) -> &Rewrite {
+        &self.0[index as usize]
     }
 }
 
@@ -43,23 +36,14 @@ impl Adjacencies {
 /// header is rewritten.
 #[inline]
 pub fn apply(todo: Mask, batch: &mut Batch, actions: &[Action; BATCH], adjacencies: &Adjacencies) {
-    let rewrite = adjacencies.rewrite();
     for i in bits(todo & batch.live) {
         let action = &actions[i];
         let meta = &mut batch.metas[i];
         meta.rule = action.rule;
         meta.domain = action.domain;
         meta.out = action.out;
-        if rewrite && action.adjacency != 0 {
-            let adjacency = &adjacencies.0[action.adjacency as usize];
-            if let Some(header) = batch.frames[i].bytes_mut().first_chunk_mut::<12>() {
-                if let Some(destination) = adjacency.destination {
-                    header[..6].copy_from_slice(&destination);
-                }
-                if let Some(source) = adjacency.source {
-                    header[6..].copy_from_slice(&source);
-                }
-            }
+        if action.adjacency != 0 {
+            adjacencies.at(action.adjacency).write(batch.frames[i].bytes_mut());
         }
     }
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use crate::config::source::At;
 use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT, NO_RULE, bits};
 use crate::stats::{Line, Lines, Reason};
+use crate::wire::ethernet::Rewrite;
 
-use super::apply::Adjacency;
 use super::{Action, Cx, Depth, FlowCommit, FlowPlan, Plan, PlanCx, Stage};
 
 crate::lines! {
@@ -59,9 +59,8 @@ impl Stage for Cross {
         for (number, wire) in config.wire.iter().enumerate() {
             good &= connect(wire, number, &mut end, cx).is_some();
         }
-        let reads_nothing = !cx.adjacencies.rewrite();
         let no_wire = cx.reasons::<Drops>().at(Drops::NoWire);
-        good.then(|| Plan::Flow(Arc::new(Wires { end, no_wire, reads_nothing })))
+        good.then(|| Plan::Flow(Arc::new(Wires { end, no_wire })))
     }
 }
 
@@ -89,16 +88,12 @@ fn connect(wire: &Wire, number: usize, end: &mut [Action; 256], cx: &mut PlanCx<
     let peers = peer_macs(wire, number, cx)?;
     for (from, to) in [(0, 1), (1, 0)] {
         let source = cx.names.ports[usize::from(ports[to])].mac;
-        let adjacency = match wire.rewrite_mac {
-            true => Adjacency { destination: peers[to], source: Some(source.unwrap_or(UNKNOWN_MAC)) },
-            false => Adjacency::default(),
+        let rewrite = match wire.rewrite_mac {
+            true => Rewrite::macs(peers[to], Some(source.unwrap_or(UNKNOWN_MAC))),
+            false => Rewrite::NOTHING,
         };
-        end[usize::from(ports[from])] = Action {
-            adjacency: cx.adjacencies.index(adjacency),
-            domain: number as u16,
-            out: ports[to],
-            ..Action::OPEN
-        };
+        end[usize::from(ports[from])] =
+            Action { adjacency: cx.adjacencies.index(rewrite), domain: number as u16, out: ports[to], ..Action::OPEN };
     }
     Some(())
 }
@@ -145,7 +140,6 @@ struct Wires {
     /// By port: the action of every frame that arrives there.
     end: [Action; 256],
     no_wire: Reason,
-    reads_nothing: bool,
 }
 
 impl FlowPlan for Wires {
@@ -167,13 +161,13 @@ impl FlowPlan for Wires {
 
     fn describe(&self) -> Vec<String> {
         let wires = self.end.iter().filter(|action| action.out != NO_PORT).count() / 2;
-        let how = if self.reads_nothing { "frames stay as they are" } else { "MAC addresses are rewritten" };
-        vec![format!("{wires} wire(s), {how}")]
+        let rewriting = self.end.iter().filter(|action| action.adjacency != 0).count() / 2;
+        vec![format!("{wires} wire(s), MAC addresses rewritten on {rewriting}")]
     }
 
-    fn relay(&self, port: u8) -> Option<u8> {
-        let out = self.end[usize::from(port)].out;
-        (self.reads_nothing && out != NO_PORT).then_some(out)
+    fn relay(&self, port: u8) -> Option<Action> {
+        let action = self.end[usize::from(port)];
+        (action.out != NO_PORT).then_some(action)
     }
 }
 

@@ -128,8 +128,8 @@ pub trait FlowPlan: Send + Sync {
     fn describe(&self) -> Vec<String> {
         Vec::new()
     }
-    /// If the stage alone moves every frame of `port` to one other port without looking at it: that port.
-    fn relay(&self, _port: u8) -> Option<u8> {
+    /// If the stage alone does the same to every frame of `port`, whatever is in it: what it does.
+    fn relay(&self, _port: u8) -> Option<Action> {
         None
     }
 }

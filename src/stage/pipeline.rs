@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::config::source::{Mistake, Mistakes};
 use crate::packet::{BATCH, Batch, bits};
 use crate::stats::{Layout, Sheet, Unit};
+use crate::wire::ethernet::Rewrite;
 
 use super::apply::{Adjacencies, apply};
 use super::{Action, Cx, Depth, FlowCommit, FlowPlan, Kind, PacketStage, Plan, PlanCx, Rules};
@@ -27,8 +28,8 @@ pub struct Blueprint {
     pub depth: Depth,
     /// Index of each port's counters ([`port_counter`]) in the sheet.
     pub port_counters: Vec<usize>,
-    /// For each port the one all its frames leave by, if the pipeline does not read them.
-    pub relay: Option<Vec<u8>>,
+    /// For each port the one all its frames leave by, and how, if the pipeline does not read them.
+    pub relay: Option<Vec<(u8, Rewrite)>>,
     adjacencies: Arc<Adjacencies>,
 }
 
@@ -102,7 +103,8 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
     let depth = stages.iter().map(|stage| stage.kind.depth).max().unwrap_or(Depth::Nothing);
     let relay = match stages.as_slice() {
         [Compiled { plan: Plan::Flow(only), .. }] => {
-            (0..names.ports.len()).map(|port| only.relay(port as u8)).collect::<Option<Vec<u8>>>()
+            let relay = |action: Action| (action.out, *adjacencies.at(action.adjacency));
+            (0..names.ports.len()).map(|port| only.relay(port as u8).map(relay)).collect()
         }
         _ => None,
     };

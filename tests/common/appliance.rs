@@ -39,7 +39,8 @@ pub fn example(name: &str) -> String {
 
 /// The CPUs this process may use.
 pub fn cpus() -> Vec<usize> {
-    let mut cpus: Vec<usize> = core_affinity::get_core_ids().expect("a list of CPUs").iter().map(|core| core.id).collect();
+    let mut cpus: Vec<usize> =
+        core_affinity::get_core_ids().expect("a list of CPUs").iter().map(|core| core.id).collect();
     cpus.sort_unstable();
     cpus
 }

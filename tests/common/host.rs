@@ -109,7 +109,9 @@ impl Lab {
         self.spawn(namespace, program);
         let listening = format!("ss -Hltn sport = :{port}");
         let words: Vec<&str> = listening.split(' ').collect();
-        wait_for(&format!("{program:?} listens"), || !inside(namespace, &words).output().expect("ss").stdout.is_empty());
+        wait_for(&format!("{program:?} listens"), || {
+            !inside(namespace, &words).output().expect("ss").stdout.is_empty()
+        });
     }
 
     /// A web server over a folder on a port, IPv4 and IPv6.

@@ -38,7 +38,12 @@ impl Testpmd {
         let cpu = client_cpu();
         let mut command = Command::new("dpdk-testpmd");
         command.args(["--no-huge", "--no-shconf", "--no-pci", "-m", "192", "--log-level", "lib.eal:error"]);
-        command.args(["--lcores", &format!("0@{cpu},1@{cpu}"), "--file-prefix", &format!("fgt{}x{number}", std::process::id())]);
+        command.args([
+            "--lcores",
+            &format!("0@{cpu},1@{cpu}"),
+            "--file-prefix",
+            &format!("fgt{}x{number}", std::process::id()),
+        ]);
         for device in devices {
             command.args(["--vdev", device]);
         }
@@ -81,7 +86,8 @@ impl Testpmd {
     pub fn forward(&mut self, mode: &str) {
         wait_for("testpmd's links are up", || {
             let ports = self.ports;
-            self.say("show port info all", "Device error handling mode", ports).matches("Link status: up").count() == ports
+            self.say("show port info all", "Device error handling mode", ports).matches("Link status: up").count()
+                == ports
         });
         self.say(&format!("set fwd {mode}"), "packet forwarding mode", 1);
         self.say("start", "TX offloads=", self.ports);

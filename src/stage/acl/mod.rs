@@ -199,6 +199,7 @@ impl Stage for Acl {
             denied_non_ip: reasons.at(Drops::DeniedNonIp),
             first_slot,
             hits,
+            counting: config.rule.iter().any(|rule| rule.action == compile::Action::Count),
             ports: cx.names.ports.iter().map(|port| port.name.clone()).collect(),
         })))))
     }
@@ -365,6 +366,8 @@ struct Judge {
     first_slot: u16,
     /// Each rule's counters in the sheet.
     hits: Vec<usize>,
+    /// True if there is a `count` rule.
+    counting: bool,
     ports: Vec<String>,
 }
 
@@ -467,13 +470,22 @@ impl FlowCommit for Hits {
         let judge = &*self.0;
         let mut decided = [0; BATCH];
         let mut mine = 0;
+        // Packets that hit the same rule mostly come together: they are added up before they are counted.
+        let mut run = Run { at: usize::MAX, packets: 0, bytes: 0 };
         for i in bits(judged) {
             let Some(at) = self.decided_by(&actions[i]) else { continue };
             decided[i] = at;
             mine |= 1 << i;
-            if let Some(counters) = judge.hits.get(at) {
-                hit(*counters, batch.frames[i].len(), cx);
+            if at != run.at {
+                run.count(judge, cx);
+                run = Run { at, packets: 0, bytes: 0 };
             }
+            run.packets += 1;
+            run.bytes += batch.frames[i].len() as u64;
+        }
+        run.count(judge, cx);
+        if !judge.counting {
+            return;
         }
         by_program(&judge.compiled, mine, &batch.metas, actions, |program, mask| {
             let (program, classes) = judge.compiled.program(program);
@@ -482,19 +494,35 @@ impl FlowCommit for Hits {
             }
             program.count.find(mask, &batch.metas, classes, |rule, matching| {
                 for i in bits(matching).filter(|i| decided[*i] > rule as usize) {
-                    hit(judge.hits[rule as usize], batch.frames[i].len(), cx);
+                    hit(judge.hits[rule as usize], 1, batch.frames[i].len() as u64, cx);
                 }
             });
         });
     }
 }
 
-/// Counts a frame of `bytes` bytes for a rule.
+/// Packets in a row that one rule decided.
+struct Run {
+    at: usize,
+    packets: u64,
+    bytes: u64,
+}
+
+impl Run {
+    #[inline]
+    fn count(&self, judge: &Judge, cx: &mut Cx<'_>) {
+        if let Some(counters) = judge.hits.get(self.at) {
+            hit(*counters, self.packets, self.bytes, cx);
+        }
+    }
+}
+
+/// Counts frames for a rule.
 #[inline]
-fn hit(counters: usize, bytes: usize, cx: &mut Cx<'_>) {
+fn hit(counters: usize, packets: u64, bytes: u64, cx: &mut Cx<'_>) {
     let words = cx.sheet.range(counters..counters + rule_counter::COUNT);
-    words[rule_counter::PACKETS] += 1;
-    words[rule_counter::BYTES] += bytes as u64;
+    words[rule_counter::PACKETS] += packets;
+    words[rule_counter::BYTES] += bytes;
     words[rule_counter::LAST_HIT] = cx.now;
 }
 
