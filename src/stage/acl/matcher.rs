@@ -118,30 +118,46 @@ struct Lanes {
 }
 
 impl Lanes {
+    /// The columns of `wanted` (a bit for each), of the packets in `mask`.
     #[inline]
-    fn of(mask: Mask, facts: &[Meta; BATCH], family: Family, classes: Option<&Classes>) -> Lanes {
-        let mut columns = [[0; BATCH]; column::COUNT];
-        let mut packets = 0;
-        for i in bits(mask) {
-            let (meta, n) = (&facts[i], packets & (BATCH - 1));
-            let (sport, dport) = transport(meta).unwrap_or((0, 0));
-            columns[column::PROTO][n] = u32::from(meta.proto);
-            columns[column::SPORT][n] = u32::from(sport);
-            columns[column::DPORT][n] = u32::from(dport);
-            columns[column::VLAN][n] = u32::from(vlan(meta));
-            let words = if family == Family::V4 { 1 } else { 4 };
-            for word in 0..words {
-                columns[column::SOURCE + word][n] = word_of(&meta.src, word);
-                columns[column::DESTINATION + word][n] = word_of(&meta.dst, word);
+    fn of(wanted: u32, mask: Mask, facts: &[Meta; BATCH], family: Family, classes: Option<&Classes>) -> Lanes {
+        let mut lanes = Lanes { columns: [[0; BATCH]; column::COUNT], packets: mask.count_ones() as usize };
+        let class = |at: &[u8; 16]| classes.map_or(0, |classes| u32::from(classes.class(address(at, family))));
+        for wanted in bits(wanted.into()) {
+            match wanted {
+                column::PROTO => lanes.fill(column::PROTO, mask, facts, |meta| meta.proto.into()),
+                column::SPORT => lanes.fill(column::SPORT, mask, facts, |meta| ports_of(meta).0.into()),
+                column::DPORT => lanes.fill(column::DPORT, mask, facts, |meta| ports_of(meta).1.into()),
+                column::VLAN => lanes.fill(column::VLAN, mask, facts, |meta| vlan(meta).into()),
+                column::SOURCE_CLASS => lanes.fill(column::SOURCE_CLASS, mask, facts, |meta| class(&meta.src)),
+                column::DESTINATION_CLASS => {
+                    lanes.fill(column::DESTINATION_CLASS, mask, facts, |meta| class(&meta.dst))
+                }
+                word if word < column::DESTINATION => {
+                    lanes.fill(word, mask, facts, |meta| word_of(&meta.src, word - column::SOURCE));
+                }
+                word => lanes.fill(word, mask, facts, |meta| word_of(&meta.dst, word - column::DESTINATION)),
             }
-            if let Some(classes) = classes {
-                columns[column::SOURCE_CLASS][n] = u32::from(classes.class(address(&meta.src, family)));
-                columns[column::DESTINATION_CLASS][n] = u32::from(classes.class(address(&meta.dst, family)));
-            }
-            packets += 1;
         }
-        Lanes { columns, packets }
+        lanes
     }
+
+    /// Fills one column: a tight loop over all packets, of which there are mostly no gaps.
+    #[inline]
+    fn fill(&mut self, column: usize, mask: Mask, facts: &[Meta; BATCH], fact: impl Fn(&Meta) -> u32) {
+        let lane = &mut self.columns[column];
+        if mask & mask.wrapping_add(1) == 0 {
+            lane.iter_mut().zip(&facts[..self.packets]).for_each(|(lane, meta)| *lane = fact(meta));
+        } else {
+            lane.iter_mut().zip(bits(mask)).for_each(|(lane, i)| *lane = fact(&facts[i]));
+        }
+    }
+}
+
+/// The numbers a rule compares as ports, zeros if there are none.
+#[inline]
+fn ports_of(meta: &Meta) -> (u16, u16) {
+    transport(meta).unwrap_or((0, 0))
 }
 
 #[inline]
@@ -172,6 +188,8 @@ pub struct Linear {
     tests: Vec<Test>,
     /// The rule of each condition, and where its tests end.
     entries: Vec<(u32, u32)>,
+    /// A bit for each column that some test looks at.
+    columns: u32,
 }
 
 /// Packets compared at a time: their differences stay in registers.
@@ -184,6 +202,10 @@ impl Linear {
             linear.push_tests(entry);
             linear.entries.push((entry.rule, linear.tests.len() as u32));
         }
+        let column = |test: &Test| match *test {
+            Test::Equal { column, .. } | Test::Range { column, .. } => column,
+        };
+        linear.columns = linear.tests.iter().fold(0, |columns, test| columns | 1 << column(test));
         linear
     }
 
@@ -475,7 +497,7 @@ impl Matcher {
             How::Nothing => found.fill(0),
             How::Linear(linear) => {
                 found.fill(0);
-                let lanes = Lanes::of(mask, facts, self.family, classes);
+                let lanes = Lanes::of(linear.columns, mask, facts, self.family, classes);
                 let mut open = Mask::MAX.checked_shr((BATCH - packets) as u32).unwrap_or(0);
                 linear.run(&lanes, |rule, matching| {
                     bits(matching & open).for_each(|n| found[n] = rule + 1);
@@ -546,7 +568,7 @@ impl Counter {
     /// Calls `found` with each rule and the packets of `mask` that it matches.
     #[inline]
     pub fn find(&self, mask: Mask, facts: &[Meta; BATCH], classes: Option<&Classes>, mut found: impl FnMut(u32, Mask)) {
-        let lanes = Lanes::of(mask, facts, self.family, if self.classes { classes } else { None });
+        let lanes = Lanes::of(self.linear.columns, mask, facts, self.family, if self.classes { classes } else { None });
         let mut rule = (u32::MAX, 0);
         let mut tell = |(rule, matching): (u32, Mask)| {
             if matching != 0 {

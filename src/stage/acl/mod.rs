@@ -385,14 +385,21 @@ fn by_program(
 ) -> Mask {
     let mut programs = [ProgramId::MAX; BATCH];
     let (mut left, mut others): (Mask, Mask) = (0, 0);
+    // Packets of a batch mostly have one program: how many do is found on the way.
+    let (mut first, mut alike) = (None, true);
     for i in bits(todo) {
         match compiled.program_of(&facts[i], actions[i].out) {
             Some(program) => {
                 programs[i] = program;
                 left |= 1 << i;
+                alike &= *first.get_or_insert(program) == program;
             }
             None => others |= 1 << i,
         }
+    }
+    if let (Some(program), true) = (first, alike) {
+        with(program, left);
+        return others;
     }
     while left != 0 {
         let program = programs[left.trailing_zeros() as usize & (BATCH - 1)];
