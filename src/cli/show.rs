@@ -78,7 +78,7 @@ impl Show {
         match self.what {
             What::Ports => ports(value),
             What::Workers => workers(value),
-            What::Pipeline => pipeline(value),
+            What::Pipeline => pipeline(value, self.all),
             What::Drops => drops(value, self.all),
             What::Rules => rules(value, self.all),
             What::Talkers => talkers(value, self.top),
@@ -145,7 +145,7 @@ fn workers(value: &Value) {
     }
 }
 
-fn pipeline(value: &Value) {
+fn pipeline(value: &Value, all: bool) {
     let how = if value["frames_unread"] == true {
         "frames pass unread".to_owned()
     } else {
@@ -158,7 +158,7 @@ fn pipeline(value: &Value) {
             println!("     {}", cell(line));
         }
         for kind in ["counters", "drops"] {
-            for (name, count) in stage[kind].as_object().into_iter().flatten() {
+            for (name, count) in stage[kind].as_object().into_iter().flatten().filter(|(_, n)| all || **n != 0) {
                 println!("     {:<28} {:>15}{}", name, cell(count), if kind == "drops" { "  dropped" } else { "" });
             }
         }
