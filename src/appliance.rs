@@ -129,7 +129,13 @@ impl Appliance {
     pub fn start(config: &Config) -> Result<Appliance, Failure> {
         let usable: Vec<u16> = Affinity::current().cpus().collect();
         let cores = config.worker.on(&usable).map_err(Failure::Findings)?;
-        let eal = Eal::start(&eal_config(config, &cores))?;
+        let eal = Eal::start(&eal_config(config, &cores)).map_err(|error| match &error {
+            Error::NoDevice { device, .. } | Error::NotBound { device, .. } => {
+                let of = config.ports.iter().find(|port| port.device.name() == device);
+                of.map_or_else(|| error.clone().into(), |of| about(of, &error))
+            }
+            _ => error.into(),
+        })?;
         Appliance::begin(config, eal, &cores).inspect_err(|_| eal.close())
     }
 
@@ -373,9 +379,12 @@ fn eal_node(eal: &Eal, worker: usize, pools: &BTreeMap<u32, Arc<Pool>>) -> u32 {
 
 fn port_config(config: &Config, of: &port::Port, port: &Port, workers: usize, one_pool: bool) -> PortConfig {
     let able = port.abilities();
+    // How many queues a memif has is up to its peer, and a queue that the peer does not have reads and writes the first
+    // one's ring (memif_connect of DPDK 22.11): more than one only if the file says so.
+    let most = if able.driver == "net_memif" { 1 } else { workers as u16 };
     let queues = |asked: &Auto<_>, able: u16| match asked {
         Auto::Given(crate::config::units::Within::<1, 128>(queues)) => *queues as u16,
-        Auto::Auto => able.min(workers as u16),
+        Auto::Auto => able.min(most),
     };
     PortConfig {
         rx_queues: queues(&of.rx_queues, able.rx_queues),

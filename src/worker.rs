@@ -149,9 +149,15 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let blueprint = &setup.blueprint;
         let ports = blueprint.port_counters.len();
         let relay = blueprint.relay.as_ref().filter(|_| !O::LISTENS);
+        let longest = |port: u8| setup.longest[usize::from(port)];
+        // What passes unread is not measured either: only a port that takes whatever the other can receive will do.
+        let passes = |port: u8, out: u8| io.transmits(out) && longest(port) <= longest(out);
         let receive = (0..ports as u8)
             .filter(|port| io.receives(*port))
-            .map(|port| (port, relay.map(|relay| relay[usize::from(port)]).filter(|(out, _)| io.transmits(*out))))
+            .map(|port| {
+                let relay = relay.map(|relay| relay[usize::from(port)]);
+                (port, relay.filter(|(out, _)| passes(port, *out)))
+            })
             .collect();
         // Who owns a packet is decided by its ports too.
         let steered = setup.handoff.is_some() && blueprint.depth >= Depth::L3;

@@ -123,6 +123,13 @@ pub enum Error {
         /// Why.
         errno: Errno,
     },
+    /// A driver exists for the device and does not take it.
+    Refused {
+        /// As the user wrote it.
+        device: String,
+        /// What DPDK logged.
+        log: String,
+    },
     /// There is no such device.
     NoDevice {
         /// As the user wrote it.
@@ -241,6 +248,10 @@ impl fmt::Display for Error {
                     f,
                     "there is no device `{device}`: give a PCI address (0000:3b:00.0) or a vdev (net_tap0,iface=x)"
                 )?;
+                said(f, log)
+            }
+            Error::Refused { device, log } => {
+                write!(f, "its driver does not take `{device}`: check the arguments, and whether root is needed")?;
                 said(f, log)
             }
             Error::NotBound { device, driver } => {

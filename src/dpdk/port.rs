@@ -207,28 +207,22 @@ impl Port {
         let control = lock(&CONTROL);
         eal.log();
         let found = match find(&name) {
-            Some(found) => Ok(found),
+            Some(found) => Some(found),
             None => {
                 // SAFETY: a C string that lives through the call, and the EAL runs.
                 let probed = Errno::check(unsafe { dpdk_sys::rte_dev_probe(text.as_ptr()) });
-                let found = find(&name);
-                if let (Ok(_), Some(found)) = (probed, found) { Ok(found) } else { Err(probed.err()) }
+                probed.ok().and_then(|_| find(&name))
             }
         };
         drop(control);
-        let (id, handle) = match found {
-            Ok(found) => found,
-            Err(errno) => {
-                eal.release_device(&name);
-                let log = eal.log();
-                return Err(match errno {
-                    // A driver exists and refused: its arguments or its permissions are wrong.
-                    Some(errno) if !pci && log.contains("failed to initialize") => {
-                        Error::Device { device: device.into(), step: "probe", errno, log }
-                    }
-                    _ => Error::NoDevice { device: device.into(), log },
-                });
-            }
+        let Some((id, handle)) = found else {
+            eal.release_device(&name);
+            let log = eal.log();
+            // The return value does not tell a driver that refuses from one that does not exist.
+            return Err(match log.contains("Driver cannot attach") {
+                true => Error::Refused { device: device.into(), log },
+                false => Error::NoDevice { device: device.into(), log },
+            });
         };
         let inner = Inner {
             id,
