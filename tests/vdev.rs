@@ -311,7 +311,7 @@ fn tags_and_jumbo_frames_pass_as_they_came() {
     let bodies = [vec![1; 18], vec![2; 1472], vec![3; 8900], vec![4; 8972]];
     let mut input = Vec::new();
     for body in &bodies {
-        for frame in [udp(a, 1, b, 2, body), udp(a6, 1, b6, 2, &body[..body.len() - 18])] {
+        for frame in [udp(a, 1, b, 2, body), udp(a6, 1, b6, 2, &body[..body.len().saturating_sub(20)])] {
             input.push(frame.clone());
             input.push(tagged(&frame, &[(0x8100, 100)]));
             input.push(tagged(&frame, &[(0x88a8, 7), (0x8100, 100)]));
@@ -343,9 +343,11 @@ fn a_frame_longer_than_the_mtu_is_too_big() {
     let input = [fits.clone(), longer.clone(), fits_tagged.clone(), longer];
     for pipeline in [OPEN, CROSS] {
         let files = Files::new(&input, &[]);
-        let flowgate = files.run(pipeline);
-        let drops = flowgate.drops();
-        assert_eq!(drops, counts(&[("engine.too-big", 2)]), "{pipeline}");
+        // What comes in may be longer than what may go out.
+        let ports = files.ports("mtu = 1500").replacen("mtu = 1500", "mtu = 3000", 1);
+        let flowgate = Flowgate::start(files.dir.path(), &[&ports, pipeline].join("\n"));
+        flowgate.settled(4);
+        assert_eq!(flowgate.drops(), counts(&[("engine.too-big", 2)]), "{pipeline}");
         flowgate.stop();
         assert_same("what fits", &files.out("wan"), &[fits.clone(), fits_tagged.clone()]);
     }
@@ -361,10 +363,7 @@ fn stops_cleanly_under_full_load() {
         let flowgate = Flowgate::start(dir.path(), &[NULL, &workers(count), pipeline].join("\n"));
         wait_for("every worker is at work", || flowgate.accounts().iter().all(|a| a.received > 10_000));
         let before = Account::total(&flowgate.accounts()).received;
-        let stopped = flowgate.stop();
-        let totals = stopped.totals.replace(',', "");
-        let largest = totals.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u64>().ok()).max();
-        assert!(largest >= Some(before), "totals of {before} packets at least:\n{}", stopped.totals);
+        assert!(flowgate.stop().total.received >= before);
     }
 }
 
@@ -391,17 +390,18 @@ fn what_testpmd_sends_through_arrives_byte_for_byte() {
     let dir = tempfile::tempdir().expect("a folder");
     let dir = dir.path();
     let (a, b) = (ip("10.0.0.1"), ip("10.0.0.2"));
-    // Fewer than a ring holds, so that none is lost on the way however the CPUs are shared.
     let dport = |i: u16| if i % 5 == 0 { 9999 } else { 80 };
-    let inside: Vec<Frame> =
-        (0..6000).map(|i| tcp(a, i, b, dport(i), ACK, &vec![i as u8; usize::from(i % 1400)])).collect();
-    let outside: Vec<Frame> = (0..6000).map(|i| udp(b, 53, a, i, &vec![i as u8; usize::from(i % 1300)])).collect();
-    for (name, frames) in [("inside", &inside), ("outside", &outside)] {
-        write_pcap(&dir.join(name), frames);
-    }
     let rule = "[[acl.rule]]\nname = \"refused\"\nservice = \"tcp/9999\"\naction = \"deny\"\n";
-    for (count, pipeline) in [(1, CROSS.to_owned()), (1, [OPEN, rule].concat()), (2, [OPEN, rule].concat())] {
-        let flowgate = Flowgate::start(dir, &[&memif_ports(dir), &workers(count), &pipeline].join("\n"));
+    // Fewer than the rings of memif hold, and those between workers, so that none is lost however the CPUs are shared.
+    let filtered = [OPEN, rule].concat();
+    for (count, frames, pipeline) in [(1, 6000, CROSS), (1, 6000, &filtered), (2, 450, &filtered)] {
+        let body = |i: u16, longest: u16| vec![i as u8; usize::from(i % longest)];
+        let inside: Vec<Frame> = (0..frames).map(|i| tcp(a, i, b, dport(i), ACK, &body(i, 1400))).collect();
+        let outside: Vec<Frame> = (0..frames).map(|i| udp(b, 53, a, i, &body(i, 1300))).collect();
+        let frames = u64::from(frames);
+        write_pcap(&dir.join("inside"), &inside);
+        write_pcap(&dir.join("outside"), &outside);
+        let flowgate = Flowgate::start(dir, &[&memif_ports(dir), &workers(count), pipeline].join("\n"));
         let files = |number: usize, source: &str, sink: &str| {
             format!("net_pcap{number},rx_pcap={},tx_pcap={}", dir.join(source).display(), dir.join(sink).display())
         };
@@ -415,7 +415,7 @@ fn what_testpmd_sends_through_arrives_byte_for_byte() {
         flowgate.wait_for_link("lan", "up");
         flowgate.wait_for_link("wan", "up");
         testpmd.forward("io");
-        flowgate.settled(12_000);
+        flowgate.settled(2 * frames);
         let refused = pipeline.contains("refused");
         let want: Vec<Frame> =
             inside.iter().filter(|f| !refused || f[36..38] != 9999_u16.to_be_bytes()).cloned().collect();
@@ -424,10 +424,10 @@ fn what_testpmd_sends_through_arrives_byte_for_byte() {
         assert_eq!(flowgate.drops(), drops);
         wait_for("testpmd has taken everything", || {
             let stats = testpmd.stats();
-            (stats[1].tx, stats[3].tx) == (6000, want.len() as u64)
+            (stats[1].tx, stats[3].tx) == (frames, want.len() as u64)
         });
         let stats = testpmd.stats();
-        assert_eq!((stats[0].tx, stats[2].tx), (6000, 6000), "all were sent into flowgate");
+        assert_eq!((stats[0].tx, stats[2].tx), (frames, frames), "all were sent into flowgate");
         testpmd.stop();
         testpmd.quit();
         flowgate.stop();
@@ -591,6 +591,25 @@ fn two_workers_share_the_flows_and_keep_their_order() {
 }
 
 #[test]
+fn the_fragments_of_a_datagram_meet_in_one_worker() {
+    let (a, b) = (ip("10.0.0.1"), ip("192.0.2.1"));
+    for id in 0..4 {
+        let lan = fragments(a, 1000, b, 53, &[id as u8; 8000], id, 800);
+        let files = Files::new(&lan, &[]);
+        let flowgate = files.run(&[&workers(2), OPEN].join("\n"));
+        let shown = flowgate.show("workers");
+        let processed: Vec<u64> =
+            shown.as_array().expect("a list").iter().map(|worker| number(&worker["account"]["processed"])).collect();
+        assert!(
+            [[0, lan.len() as u64], [lan.len() as u64, 0]].contains(&[processed[0], processed[1]]),
+            "{processed:?}"
+        );
+        flowgate.stop();
+        assert_same("fragments", &files.out("wan"), &lan);
+    }
+}
+
+#[test]
 fn instances_live_side_by_side() {
     let input = noise(200, |i| 60 + i);
     let (first, second) = (Files::new(&input, &[]), Files::new(&[], &input));
@@ -640,7 +659,8 @@ fn refusal(toml: &str, code: i32) -> String {
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(code), "{message}");
     assert!(!message.contains("panicked"), "{message}");
-    assert_eq!(message.trim().lines().count(), 1, "one message, on one line:\n{message}");
+    // A mistake in the file is shown with its line.
+    assert!(code == 1 || message.trim().lines().count() == 1, "one message, on one line:\n{message}");
     assert!(!socket.exists(), "the socket is left behind");
     message
 }
@@ -662,7 +682,7 @@ fn what_cannot_start_says_why() {
     has(&refusal(&device("net_pcap0,rx_pcap=/nonexistent/x.pcap"), 3), &["lan", "/nonexistent/x.pcap"]);
     has(&refusal(&device("0000:ff:1f.7"), 3), &["lan", "0000:ff:1f.7"]);
     let beyond = cpus().last().expect("a CPU") + 1;
-    has(&refusal(&with(&format!("[worker]\ncores = [{beyond}]\n"), ""), 3), &["worker.cores", &beyond.to_string()]);
+    has(&refusal(&with(&format!("[worker]\ncores = [{beyond}]\n"), ""), 1), &["worker.cores", &beyond.to_string()]);
     has(&refusal(&with("[worker]\ncores = [0, 0]\n", ""), 1), &["core 0 is taken twice"]);
     has(&refusal(&with("", "[memory]\nhugepages = \"require\"\npackets = 16000000\n"), 3), &["hugepages"]);
 }
@@ -690,7 +710,7 @@ fn who_lacks_permission_is_told_so() {
         .expect("setpriv");
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{message}");
-    assert!(message.contains("lan") && message.to_lowercase().contains("permi"), "{message}");
+    assert!(message.contains("\"lan\"") && message.contains("root"), "{message}");
     assert_eq!(message.trim().lines().count(), 1, "{message}");
     assert!(!socket.exists());
 }

@@ -55,7 +55,9 @@ pub fn workers(count: usize) -> String {
     let cpus = cpus();
     let cores: Vec<usize> = (0..count).map(|i| cpus[(cpus.len() - 1 + i * (cpus.len() - 1)) % cpus.len()]).collect();
     let shared = (0..count).any(|i| cores[..i].contains(&cores[i]));
-    format!("[worker]\ncores = {cores:?}\noversubscribe = {shared}\n")
+    // Where no CPU is left for the clients, workers let them run.
+    let idle = if count < cpus.len() { "poll" } else { "yield" };
+    format!("[worker]\ncores = {cores:?}\noversubscribe = {shared}\nidle = {idle:?}\n")
 }
 
 /// Memory in ordinary pages, so that tests need none set aside.
@@ -73,10 +75,8 @@ pub struct Flowgate {
 
 /// What flowgate said of itself when it had stopped.
 pub struct Stopped {
-    /// How it ended.
-    pub status: ExitStatus,
-    /// Standard output: the totals.
-    pub totals: String,
+    /// All workers' accounts added up.
+    pub total: Account,
     /// Standard error.
     pub log: String,
 }
@@ -146,7 +146,7 @@ impl Flowgate {
         let output = ["out", "err"].map(|kind| file.with_extension(format!("{number}.{kind}")));
         let [out, err] = output.each_ref().map(|path| File::create(path).expect("a writable folder"));
         let child = command
-            .arg("run")
+            .args(["run", "--json"])
             .arg(file)
             .env("RUNTIME_DIRECTORY", &runtime)
             .stdin(Stdio::null())
@@ -254,9 +254,21 @@ impl Flowgate {
             let left = files_below(&self.runtime);
             assert!(left.is_empty(), "runtime files are left behind: {left:?}");
         }
-        assert!(!log.contains("panicked") && !log.contains("error"), "{log}");
-        assert!(!totals.is_empty(), "no totals were printed");
-        Stopped { status, totals, log }
+        let totals: Value = serde_json::from_str(&totals).unwrap_or_else(|error| panic!("totals: {error}: {totals}"));
+        assert!(totals["problems"].as_array().expect("a list").is_empty(), "{totals:#}");
+        assert_eq!(totals["missing_buffers"], 0, "{totals:#}");
+        let accounts: Vec<Account> = totals["workers"].as_array().expect("a list").iter().map(Account::of).collect();
+        for account in &accounts {
+            assert!(account.balances(), "the account does not balance: {account:?}");
+        }
+        let total = Account::total(&accounts);
+        assert_eq!((total.handed_in, total.held), (total.handed_out, 0), "nothing is on the way: {totals:#}");
+        let by_reason: u64 = totals["drops"].as_object().expect("a table").values().map(number).sum();
+        assert_eq!(by_reason, total.dropped, "{totals:#}");
+        let ports = totals["ports"].as_array().expect("a list");
+        let of_ports = |word: &str| ports.iter().map(|port| number(&port[word])).sum::<u64>();
+        assert_eq!((of_ports("rx_packets"), of_ports("tx_packets")), (total.received, total.sent), "{totals:#}");
+        Stopped { total, log }
     }
 
     /// Waits for its end.
@@ -291,6 +303,13 @@ impl Flowgate {
 impl Drop for Flowgate {
     fn drop(&mut self) {
         if !self.stopped {
+            for what in ["workers", "drops"] {
+                let shown = Command::new(FLOWGATE).args(["show", what, "--socket"]).arg(&self.socket).output();
+                eprintln!(
+                    "{}",
+                    shown.map(|shown| String::from_utf8_lossy(&shown.stdout).into_owned()).unwrap_or_default()
+                );
+            }
             eprintln!("flowgate's output:\n{}", self.log());
             let _ = self.child.kill();
             let _ = self.child.wait();

@@ -18,13 +18,15 @@ pub struct Lab {
     pub dir: tempfile::TempDir,
 }
 
-/// A namespace with an interface `eth0`, whose other end is for DPDK.
+/// A namespace with an interface whose other end is for DPDK.
 #[derive(Clone)]
 pub struct Host {
     /// The namespace.
     pub name: String,
     /// The end for DPDK.
     pub port: String,
+    /// The end in the namespace.
+    pub interface: String,
 }
 
 /// Runs a command that has to work.
@@ -81,7 +83,7 @@ impl Lab {
         self.links.push(port.clone());
         dpdk_end(None, &port);
         host_end(&name, "eth0", addresses);
-        Host { name, port }
+        Host { name, port, interface: "eth0".into() }
     }
 
     /// A veth pair with both ends here: the end for DPDK, and the one for frames by hand.
@@ -214,7 +216,7 @@ impl Tap {
     fn open(name: &str) -> Tap {
         let inactive = pcap::Capture::from_device(name).expect("an interface");
         let capture = inactive.promisc(true).immediate_mode(true).timeout(10).snaplen(65_535).buffer_size(16 << 20);
-        let mut capture = capture.open().unwrap_or_else(|error| panic!("{name}: {error}"));
+        let capture = capture.open().unwrap_or_else(|error| panic!("{name}: {error}"));
         capture.direction(pcap::Direction::In).expect("a direction");
         Tap { capture: capture.setnonblock().expect("not blocking"), name: name.to_owned() }
     }

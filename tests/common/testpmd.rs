@@ -36,8 +36,19 @@ impl Testpmd {
         let log = dir.join(format!("testpmd{number}.log"));
         let output = File::create(&log).expect("a writable folder");
         let cpu = client_cpu();
-        let mut command = Command::new("dpdk-testpmd");
-        command.args(["--no-huge", "--no-shconf", "--no-pci", "-m", "192", "--log-level", "lib.eal:error"]);
+        // Its output goes to a file, and is wanted as it comes.
+        let mut command = Command::new("stdbuf");
+        command.args([
+            "-o0",
+            "dpdk-testpmd",
+            "--no-huge",
+            "--no-shconf",
+            "--no-pci",
+            "-m",
+            "192",
+            "--log-level",
+            "lib.eal:error",
+        ]);
         command.args([
             "--lcores",
             &format!("0@{cpu},1@{cpu}"),
