@@ -390,7 +390,7 @@ fn what_testpmd_sends_through_arrives_byte_for_byte() {
     let dir = tempfile::tempdir().expect("a folder");
     let dir = dir.path();
     let (a, b) = (ip("10.0.0.1"), ip("10.0.0.2"));
-    let dport = |i: u16| if i % 5 == 0 { 9999 } else { 80 };
+    let dport = |i: u16| if i.is_multiple_of(5) { 9999 } else { 80 };
     let rule = "[[acl.rule]]\nname = \"refused\"\nservice = \"tcp/9999\"\naction = \"deny\"\n";
     // Fewer than the rings of memif hold, and those between workers, so that none is lost however the CPUs are shared.
     let filtered = [OPEN, rule].concat();
