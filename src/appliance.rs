@@ -333,7 +333,7 @@ fn memory(config: &Config, workers: usize) -> u32 {
     }
     let packets = packets(config, workers, config.ports.iter().map(|_| (workers, workers)));
     let bytes = packets as u64 * Pool::footprint(mtu(config)) as u64;
-    u32::try_from((bytes * 11 / 10 >> 20) + EAL_OWN + TABLES).unwrap_or(u32::MAX)
+    u32::try_from(((bytes * 11 / 10) >> 20) + EAL_OWN + TABLES).unwrap_or(u32::MAX)
 }
 
 /// Buffers for ports with so many (receive, transmit) queues: what descriptors, caches, rings and bursts can hold at once.

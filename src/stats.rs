@@ -328,7 +328,7 @@ impl Published {
         let mut sheet = layout.sheet();
         loop {
             let before = self.sequence.load(Ordering::Acquire);
-            if before % 2 == 0 {
+            if before.is_multiple_of(2) {
                 let into = sheet.reasons.iter_mut().chain(sheet.counters.iter_mut());
                 for (value, word) in into.zip(&self.words) {
                     *value = word.load(Ordering::Relaxed);

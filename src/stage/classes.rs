@@ -224,6 +224,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+
         #[test]
         fn a_class_says_which_sets(sets in prop::collection::vec(prop::collection::vec(prefix(), 0..12), 0..6),
                                    others in prop::collection::vec(any::<u128>(), 8)) {

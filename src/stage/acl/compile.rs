@@ -12,16 +12,16 @@ use crate::packet::{Meta, NO_PORT};
 use super::matcher::{ALL, Counter, Entry, Family, Matcher, Side, Span, transport};
 use crate::stage::classes::{Classes, Prefix};
 
-/// What a rule does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Action {
-    /// Lets the packet pass.
-    Allow,
-    /// Drops it.
-    Deny,
-    /// Counts it, and leaves the decision to the rules that follow.
-    Count,
+crate::choice! {
+    /// What a rule does.
+    pub enum Action {
+        /// Lets the packet pass.
+        Allow = "allow",
+        /// Drops it.
+        Deny = "deny",
+        /// Counts it, and leaves the decision to the rules that follow.
+        Count = "count"
+    }
 }
 
 /// A set of port numbers; `NO_PORT` may be in it.

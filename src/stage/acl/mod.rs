@@ -46,14 +46,14 @@ crate::lines! {
     }
 }
 
-/// What happens to packets that no rule matches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Fallback {
-    /// They pass.
-    Allow,
-    /// They are dropped.
-    Deny,
+crate::choice! {
+    /// What happens to packets that no rule matches.
+    pub enum Fallback {
+        /// They pass.
+        Allow = "allow",
+        /// They are dropped.
+        Deny = "deny"
+    }
 }
 
 /// A number or a range of them, or `untagged`.
@@ -98,8 +98,6 @@ impl<'de> de::Deserialize<'de> for Numbers {
 const NUMBERS: &str = "a number or a range such as \"100-199\"";
 
 crate::serde_key! {
-    Fallback: "\"allow\" or \"deny\"",
-    compile::Action: "\"allow\", \"deny\" or \"count\"",
     Numbers: "a number or a range such as \"100-199\"",
 }
 

@@ -277,7 +277,7 @@ fn many_rules(count: usize, shortest: u8) -> Vec<Rule> {
             let first = random.next() as u16;
             let ports_of = Detail::Ports(first..=first.saturating_add(random.next() as u16 % 1000));
             let detail = if n % 2 == 0 { Detail::Any } else { ports_of };
-            let services = vec![Service { proto: if random.next() % 2 == 0 { 6 } else { 17 }, detail }];
+            let services = vec![Service { proto: if random.next().is_multiple_of(2) { 6 } else { 17 }, detail }];
             let action = if n % 3 == 0 { Does::Deny } else { Does::Allow };
             let (source_ports, vlans) = (Vec::new(), Vec::new());
             Rule { from: ports, to: ports, source, destination, services, source_ports, vlans, action }
