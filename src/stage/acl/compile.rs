@@ -399,7 +399,8 @@ impl Compiled {
         for (name, classes) in ["IPv4", "IPv6"].into_iter().zip(&self.classes) {
             if let Some(classes) = classes {
                 let (count, kib) = (classes.count(), classes.bytes().div_ceil(1024));
-                lines.push(format!("{name} sets: {count} classes of addresses, {kib} KiB"));
+                let place = if classes.hugepages() { " on hugepages" } else { "" };
+                lines.push(format!("{name} sets: {count} classes of addresses, {kib} KiB{place}"));
             }
         }
         lines
