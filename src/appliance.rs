@@ -15,12 +15,13 @@ use crate::config::port::{self, Device, Offload};
 use crate::config::source::{Mistake, Mistakes};
 use crate::config::units::Auto;
 use crate::control::{DeviceCounters, PortState, PortView, Running, WorkerView};
-use crate::dpdk::eal::{self, Affinity, Eal, EalConfig, Hugepages};
+use crate::dpdk::eal::{self, Eal, EalConfig, Hugepages};
 use crate::dpdk::error::Error;
 use crate::dpdk::pool::Pool;
 use crate::dpdk::port::{Port, PortConfig, RxQueue, TxQueue};
 use crate::dpdk::ring::ring;
 use crate::io::dpdk::DpdkIo;
+use crate::memory;
 use crate::packet::BATCH;
 use crate::packet::steer::Key;
 use crate::stage::pipeline::{self, Blueprint};
@@ -48,8 +49,8 @@ const RING: usize = 1024;
 const CACHED: usize = 384;
 /// DPDK's own memory beside packet buffers and tables, MB.
 const EAL_OWN: u64 = 32;
-/// What the tables of stages may take, MB.
-const TABLES: u64 = 256;
+/// Stages with tables in DPDK's memory, and what those may take, MB.
+const TABLES: (&[&str], u32) = (&["acl", "bpf"], 1024);
 
 /// A running appliance.
 pub struct Appliance {
@@ -127,7 +128,11 @@ struct Begun {
 impl Appliance {
     /// Starts what a file describes.
     pub fn start(config: &Config) -> Result<Appliance, Failure> {
-        let usable: Vec<u16> = Affinity::current().cpus().collect();
+        // Before the EAL starts, which pins its caller.
+        let unknown = || Failure::Environment("cannot read which CPUs this process may use".into());
+        let usable = core_affinity::get_core_ids().ok_or_else(unknown)?;
+        let mut usable: Vec<u16> = usable.iter().filter_map(|core| u16::try_from(core.id).ok()).collect();
+        usable.sort_unstable();
         let cores = config.worker.on(&usable).map_err(Failure::Findings)?;
         let eal = Eal::start(&eal_config(config, &cores)).map_err(|error| match &error {
             Error::NoDevice { device, .. } | Error::NotBound { device, .. } => {
@@ -136,6 +141,9 @@ impl Appliance {
             }
             _ => error.into(),
         })?;
+        if eal.hugepages() {
+            memory::allow_hugepages();
+        }
         Appliance::begin(config, eal, &cores).inspect_err(|_| eal.close())
     }
 
@@ -300,6 +308,7 @@ fn eal_config(config: &Config, cores: &[u16]) -> EalConfig {
             machine::Hugepages::Off => Hugepages::Off,
         },
         memory: memory(config, cores.len()),
+        spare: spare(config),
         cores: cores.to_vec(),
         oversubscribe: config.worker.oversubscribe,
         prefix: prefix(&config.control.socket.0),
@@ -333,7 +342,14 @@ fn memory(config: &Config, workers: usize) -> u32 {
     }
     let packets = packets(config, workers, config.ports.iter().map(|_| (workers, workers)));
     let bytes = packets as u64 * Pool::footprint(mtu(config)) as u64;
-    u32::try_from(((bytes * 11 / 10) >> 20) + EAL_OWN + TABLES).unwrap_or(u32::MAX)
+    u32::try_from(((bytes * 11 / 10) >> 20) + EAL_OWN).unwrap_or(u32::MAX)
+}
+
+/// Room for tables of which nobody knows before they are compiled, MB; none within a limit that the file sets.
+fn spare(config: &Config) -> u32 {
+    let (stages, most) = TABLES;
+    let tables = config.pipeline.iter().any(|stage| stages.contains(&stage.kind.name));
+    if tables && matches!(config.memory.limit, Auto::Auto) { most } else { 0 }
 }
 
 /// Buffers for ports with so many (receive, transmit) queues: what descriptors, caches, rings and bursts can hold at once.

@@ -1,6 +1,6 @@
 //! flowgate: a DPDK packet-processing appliance.
 //!
-//! Read `docs/design.md` first. Dependencies point one way: `wire` < `packet` < `flow` < `stage` < `worker` < `appliance`,
+//! Read `docs/design.md` first. Dependencies point one way: `wire` < `packet` < `stage` < `worker` < `appliance`,
 //! and `dpdk` < `io` < `worker`.
 
 pub mod appliance;
@@ -10,6 +10,7 @@ pub mod config;
 pub mod control;
 pub mod dpdk;
 pub mod io;
+pub mod memory;
 pub mod packet;
 pub mod replay;
 pub mod stage;

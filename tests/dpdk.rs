@@ -19,6 +19,7 @@ static STARTED: LazyLock<(Vec<u16>, &'static Eal)> = LazyLock::new(|| {
     let config = EalConfig {
         hugepages: Hugepages::Off,
         memory: 256,
+        spare: 0,
         cores: before.iter().copied().cycle().take(2).collect(),
         oversubscribe: true,
         prefix: format!("flowgate-test-{}", std::process::id()),
@@ -314,6 +315,7 @@ fn the_eal_starts_once() {
     let again = EalConfig {
         hugepages: Hugepages::Require,
         memory: 1,
+        spare: 0,
         cores: vec![],
         oversubscribe: false,
         prefix: "flowgate-again".into(),

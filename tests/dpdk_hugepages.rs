@@ -15,6 +15,7 @@ fn memory_and_files_come_and_go() {
     let config = EalConfig {
         hugepages: Hugepages::Auto,
         memory: 32,
+        spare: 0,
         cores: Vec::new(),
         oversubscribe: false,
         prefix: prefix.clone(),

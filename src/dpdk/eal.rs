@@ -35,8 +35,11 @@ pub enum Hugepages {
 pub struct EalConfig {
     /// Kind of memory.
     pub hugepages: Hugepages,
-    /// DPDK's memory in MB: taken at start, and all there is without hugepages.
+    /// DPDK's memory in MB, taken at start. On hugepages it grows when needed.
     pub memory: u32,
+    /// What may be needed besides, MB: without hugepages memory cannot grow, so this is set aside too, and costs nothing
+    /// until it is used.
+    pub spare: u32,
     /// The workers' CPUs, in the order of the workers.
     pub cores: Vec<u16>,
     /// Lets several workers share a CPU.
@@ -394,7 +397,7 @@ fn arguments(config: &EalConfig, hugepages: bool, control: &Affinity) -> Vec<Str
         lcores,
         "--main-lcore=0".into(),
         "-m".into(),
-        config.memory.to_string(),
+        if hugepages { config.memory } else { config.memory.saturating_add(config.spare) }.to_string(),
         format!("--file-prefix={}", config.prefix),
         // Without it rte_acl never uses AVX-512.
         SIMD.into(),
@@ -718,6 +721,7 @@ mod tests {
         EalConfig {
             hugepages: Hugepages::Off,
             memory: 64,
+            spare: 8,
             cores: cores.to_vec(),
             oversubscribe: false,
             prefix: "flowgate-unit".into(),

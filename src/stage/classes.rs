@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
+use crate::memory::Table;
+
 /// Addresses by prefix: leading bits, and how many of them count.
 pub type Prefix = (u128, u8);
 
@@ -20,11 +22,18 @@ pub fn prefix_mask(len: u8) -> u128 {
 #[derive(Debug)]
 pub struct Classes {
     direct: Vec<u32>,
-    nodes: Vec<Node>,
-    values: Vec<u16>,
+    nodes: Table<Node>,
+    values: Table<u16>,
     /// For each set the classes within it, as few ranges as possible.
     members: Vec<Vec<RangeInclusive<u16>>>,
     count: usize,
+}
+
+/// What is being built.
+#[derive(Default)]
+struct Slots {
+    nodes: Vec<Node>,
+    values: Vec<u16>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -94,57 +103,23 @@ impl Classes {
         }
         let count = classes.len();
         let starts: Vec<Start> = starts.iter().map(|(at, within)| (*at, classes[within])).collect();
-        let mut table = Classes { direct: Vec::new(), nodes: Vec::new(), values: Vec::new(), members, count };
+        let (mut direct, mut slots) = (vec![0; 1 << DIRECT_BITS], Slots::default());
         let mut at = 0;
-        table.direct = vec![0; 1 << DIRECT_BITS];
         for slot in 0..1u128 << DIRECT_BITS {
             let first = slot << (128 - DIRECT_BITS);
             let last = first | (u128::MAX >> DIRECT_BITS);
             let within = part(&starts, &mut at, first, last);
-            table.direct[slot as usize] = match within {
+            direct[slot as usize] = match within {
                 [(_, class)] => VALUE | u32::from(*class),
                 _ => {
-                    table.nodes.push(Node::default());
-                    let node = table.nodes.len() - 1;
-                    table.fill(node, first, DIRECT_BITS, within);
+                    slots.nodes.push(Node::default());
+                    let node = slots.nodes.len() - 1;
+                    slots.fill(node, first, DIRECT_BITS, within);
                     node as u32
                 }
             };
         }
-        Some(table)
-    }
-
-    /// Builds the node for the addresses that share their first `depth` bits with `first`.
-    fn fill(&mut self, node: usize, first: u128, depth: u32, starts: &[Start]) {
-        let mut built = Node { first_value: self.values.len() as u32, ..Node::default() };
-        let mut inner = Vec::new();
-        let mut before = None;
-        let mut at = 0;
-        // The last node of a path has four bits left, not six: of four slots only the first is ever asked for.
-        let left = (128 - depth).min(6);
-        for slot in 0..64u128 {
-            let from = first | (slot >> (6 - left)) << (128 - depth - left);
-            let to = from | u128::MAX.checked_shr(depth + left).unwrap_or(0);
-            match part(starts, &mut at, from, to) {
-                [(_, class)] => {
-                    if before != Some(*class) {
-                        built.change |= 1 << slot;
-                        self.values.push(*class);
-                        before = Some(*class);
-                    }
-                }
-                within => {
-                    built.inner |= 1 << slot;
-                    inner.push((from, within));
-                }
-            }
-        }
-        built.first_node = self.nodes.len() as u32;
-        self.nodes.resize(self.nodes.len() + inner.len(), Node::default());
-        self.nodes[node] = built;
-        for (i, (from, within)) in inner.into_iter().enumerate() {
-            self.fill(built.first_node as usize + i, from, depth + 6, within);
-        }
+        Some(Classes { direct, nodes: Table::new(slots.nodes), values: Table::new(slots.values), members, count })
     }
 
     /// The class of an address.
@@ -178,6 +153,46 @@ impl Classes {
     /// Memory it takes.
     pub fn bytes(&self) -> usize {
         self.direct.len() * 4 + self.nodes.len() * size_of::<Node>() + self.values.len() * 2
+    }
+
+    /// True if its larger part is on huge pages.
+    pub fn hugepages(&self) -> bool {
+        self.nodes.hugepages()
+    }
+}
+
+impl Slots {
+    /// Builds the node for the addresses that share their first `depth` bits with `first`.
+    fn fill(&mut self, node: usize, first: u128, depth: u32, starts: &[Start]) {
+        let mut built = Node { first_value: self.values.len() as u32, ..Node::default() };
+        let mut inner = Vec::new();
+        let mut before = None;
+        let mut at = 0;
+        // The last node of a path has four bits left, not six: of four slots only the first is ever asked for.
+        let left = (128 - depth).min(6);
+        for slot in 0..64u128 {
+            let from = first | (slot >> (6 - left)) << (128 - depth - left);
+            let to = from | u128::MAX.checked_shr(depth + left).unwrap_or(0);
+            match part(starts, &mut at, from, to) {
+                [(_, class)] => {
+                    if before != Some(*class) {
+                        built.change |= 1 << slot;
+                        self.values.push(*class);
+                        before = Some(*class);
+                    }
+                }
+                within => {
+                    built.inner |= 1 << slot;
+                    inner.push((from, within));
+                }
+            }
+        }
+        built.first_node = self.nodes.len() as u32;
+        self.nodes.resize(self.nodes.len() + inner.len(), Node::default());
+        self.nodes[node] = built;
+        for (i, (from, within)) in inner.into_iter().enumerate() {
+            self.fill(built.first_node as usize + i, from, depth + 6, within);
+        }
     }
 }
 

@@ -526,7 +526,7 @@ impl PacketPlan for Compiled {
         let mut lines = Vec::new();
         for (key, list) in [("drop", &self.0.drop), ("drop_destination", &self.0.drop_destination)] {
             if let Some(list) = list {
-                lines.push(format!("{key}: {} prefixes, {} KiB", list.prefixes(), list.bytes() >> 10));
+                lines.push(format!("{key}: {}", list.describe()));
             }
         }
         if !self.0.rules.is_empty() {

@@ -1,41 +1,49 @@
-//! Which ports a rule is about, for stages that see every packet.
+//! Which ports a rule is about.
 
 use crate::config::names::Names;
 use crate::config::source::{At, Mistakes};
+use crate::packet::NO_PORT;
 
-/// A set of ports, by index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The word for every port.
+pub const ANY: &str = "any";
+
+/// A set of ports, by index; `NO_PORT` may be in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ports([u64; 4]);
 
 impl Ports {
-    /// Every port.
-    pub const ALL: Ports = Ports([u64::MAX; 4]);
+    /// Every port of an appliance with `count` of them.
+    pub fn all(count: usize) -> Ports {
+        let mut ports = Ports::default();
+        (0..count.min(usize::from(NO_PORT))).for_each(|port| ports.insert(port as u8));
+        ports
+    }
 
-    /// The ports that a list of port and zone names covers, all of them if the list is empty; `None` after noting a name
-    /// that is neither.
+    /// The ports that a list of port and zone names covers, all of them if the list is empty or says "any"; `None` after
+    /// noting a name that is neither.
     pub fn resolve(list: &[At<String>], names: &Names, key: &str, mistakes: &mut Mistakes) -> Option<Ports> {
-        if list.is_empty() {
-            return Some(Ports::ALL);
-        }
-        let mut ports = Some(Ports([0; 4]));
+        let mut ports = if list.is_empty() { Ports::all(names.ports.len()) } else { Ports::default() };
+        let before = mistakes.len();
         for name in list {
             let zone = names.zone(name);
-            let mut found = zone.is_some();
-            for (at, port) in names.ports.iter().enumerate() {
-                if port.name == name.value || (zone.is_some() && port.zone == zone) {
-                    found = true;
-                    if let Some(ports) = &mut ports {
-                        ports.0[at >> 6 & 3] |= 1 << (at & 63);
-                    }
-                }
-            }
-            if !found {
-                let known = names.ports.iter().map(|port| &port.name).chain(&names.zones).map(String::as_str);
-                mistakes.unknown(&name.place, key, "port or zone", name, known);
-                ports = None;
+            if name.value == ANY {
+                ports = Ports::all(names.ports.len());
+            } else if zone.is_some() {
+                let within = names.ports.iter().enumerate().filter(|(_, port)| port.zone == zone);
+                within.for_each(|(port, _)| ports.insert(port as u8));
+            } else if let Some(port) = names.port(name) {
+                ports.insert(port);
+            } else {
+                let known = names.zones.iter().chain(names.ports.iter().map(|port| &port.name)).map(String::as_str);
+                mistakes.unknown(&name.place, key, "zone or port", name, known);
             }
         }
-        ports
+        (mistakes.len() == before).then_some(ports)
+    }
+
+    /// Adds a port.
+    pub fn insert(&mut self, port: u8) {
+        self.0[usize::from(port >> 6)] |= 1 << (port & 63);
     }
 
     /// True if `port` is one of them.
@@ -66,7 +74,9 @@ mod tests {
         assert_eq!([0, 1, 2, 200].map(|port| resolved.contains(port)), [true, false, true, false]);
         let resolved = Ports::resolve(&[at("wan"), at("guest")], &names, "k", &mut mistakes).expect("known");
         assert_eq!([0, 1, 2].map(|port| resolved.contains(port)), [false, true, true]);
-        assert!(Ports::resolve(&[], &names, "k", &mut mistakes).expect("all").contains(254));
+        for all in [&[][..], &[at("any")]] {
+            assert_eq!(Ports::resolve(all, &names, "k", &mut mistakes), Some(Ports::all(3)));
+        }
         assert!(mistakes.is_empty());
         assert!(Ports::resolve(&[at("wann")], &names, "k", &mut mistakes).is_none());
         assert!(mistakes.into_sorted()[0].to_string().contains("did you mean \"wan\"?"));

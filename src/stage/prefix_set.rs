@@ -56,9 +56,11 @@ impl PrefixSet {
         table.as_ref().is_some_and(|table| table.class(u128::from_be_bytes(*address)) != 0)
     }
 
-    /// Prefixes it was made of.
-    pub fn prefixes(&self) -> usize {
-        self.prefixes
+    /// Its size and place, for people.
+    pub fn describe(&self) -> String {
+        let hugepages = [&self.v4, &self.v6].into_iter().flatten().any(Classes::hugepages);
+        let place = if hugepages { " on hugepages" } else { "" };
+        format!("{} prefixes, {} KiB{place}", self.prefixes, self.bytes() >> 10)
     }
 
     /// Memory it takes.

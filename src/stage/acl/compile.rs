@@ -11,6 +11,7 @@ use crate::packet::{Meta, NO_PORT};
 
 use super::matcher::{ALL, Counter, Entry, Family, Matcher, Side, Span, transport};
 use crate::stage::classes::{Classes, Prefix};
+use crate::stage::ingress::Ports;
 
 crate::choice! {
     /// What a rule does.
@@ -21,29 +22,6 @@ crate::choice! {
         Deny = "deny",
         /// Counts it, and leaves the decision to the rules that follow.
         Count = "count"
-    }
-}
-
-/// A set of port numbers; `NO_PORT` may be in it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Ports([u64; 4]);
-
-impl Ports {
-    /// Every port of an appliance with `count` of them.
-    pub fn all(count: usize) -> Ports {
-        let mut ports = Ports::default();
-        (0..count.min(usize::from(NO_PORT))).for_each(|port| ports.insert(port as u8));
-        ports
-    }
-
-    /// Adds a port.
-    pub fn insert(&mut self, port: u8) {
-        self.0[usize::from(port) / 64] |= 1 << (port % 64);
-    }
-
-    /// True if the port is in the set.
-    pub fn contains(&self, port: u8) -> bool {
-        self.0[usize::from(port) / 64] >> (port % 64) & 1 != 0
     }
 }
 
@@ -421,7 +399,8 @@ impl Compiled {
         for (name, classes) in ["IPv4", "IPv6"].into_iter().zip(&self.classes) {
             if let Some(classes) = classes {
                 let (count, kib) = (classes.count(), classes.bytes().div_ceil(1024));
-                lines.push(format!("{name} sets: {count} classes of addresses, {kib} KiB"));
+                let place = if classes.hugepages() { " on hugepages" } else { "" };
+                lines.push(format!("{name} sets: {count} classes of addresses, {kib} KiB{place}"));
             }
         }
         lines

@@ -24,6 +24,7 @@ use crate::dpdk::eal::Eal;
 use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT, NO_RULE, bits};
 use crate::stats::Reason;
 
+use super::ingress::{ANY, Ports};
 use super::{Action, Cx, Depth, EAL_MEMORY, FlowCommit, FlowPlan, Plan, PlanCx, Stage, Verdict, rule_counter};
 
 mod compile;
@@ -31,7 +32,7 @@ mod compile;
 mod linear;
 mod matcher;
 
-use compile::{Addresses, Compiled, Limits, Ports, ProgramId, Rule};
+use compile::{Addresses, Compiled, Limits, ProgramId, Rule};
 use matcher::UNTAGGED;
 
 crate::lines! {
@@ -163,13 +164,8 @@ impl Stage for Acl {
         for (number, rule) in config.rule.iter().enumerate() {
             let key = format!("{}.rule[{number}]", cx.instance);
             let name = rule.name.clone().unwrap_or_else(|| format!("rule[{number}]"));
-            let word = match rule.action {
-                compile::Action::Allow => "allow",
-                compile::Action::Deny => "deny",
-                compile::Action::Count => "count",
-            };
             rules.extend(resolve(rule, &key, cx.names, cx.mistakes));
-            let slot = cx.rule(&name, &rule.place, word)?;
+            let slot = cx.rule(&name, &rule.place, rule.action.word())?;
             hits.push(cx.rules.slot(slot).expect("just declared").counters);
             let deny = (rule.action == compile::Action::Deny).then(|| reasons.at(Drops::Denied));
             outcomes.push(Outcome { rule: slot, deny });
@@ -206,9 +202,11 @@ impl Stage for Acl {
 /// A rule with its names resolved; `None` after noting at least one mistake.
 fn resolve(rule: &At<RuleConfig>, key: &str, names: &Names, mistakes: &mut Mistakes) -> Option<Rule> {
     let before = mistakes.len();
-    let from = ports(&rule.from, &format!("{key}.from"), names, mistakes);
-    let mut to = ports(&rule.to, &format!("{key}.to"), names, mistakes);
-    if rule.to.is_empty() || rule.to.iter().any(|name| name.value == "any") {
+    let from = Ports::resolve(&rule.from, names, &format!("{key}.from"), mistakes);
+    let mut to = Ports::resolve(&rule.to, names, &format!("{key}.to"), mistakes);
+    if let Some(to) = &mut to
+        && (rule.to.is_empty() || rule.to.iter().any(|name| name.value == ANY))
+    {
         to.insert(NO_PORT);
     }
     let mut addresses = |list: &[At<String>], key: String| match list {
@@ -234,7 +232,7 @@ fn resolve(rule: &At<RuleConfig>, key: &str, names: &Names, mistakes: &mut Mista
     };
     let source_ports = numbers(&rule.source_port, format!("{key}.source_port"), u16::MAX, None);
     let vlans = numbers(&rule.vlan, format!("{key}.vlan"), 4095, Some(UNTAGGED));
-    let (source, destination, services) = (source?, destination?, services?);
+    let (from, to, source, destination, services) = (from?, to?, source?, destination?, services?);
     if let Some(first) = rule.source_port.first() {
         let portless =
             |detail: &Detail, proto: u8| matches!(detail, Detail::Icmp(..)) || !PORT_PROTOCOLS.contains(&proto);
@@ -254,29 +252,6 @@ fn resolve(rule: &At<RuleConfig>, key: &str, names: &Names, mistakes: &mut Mista
 
 /// Protocols with ports: TCP, UDP, DCCP, SCTP, UDP-Lite.
 const PORT_PROTOCOLS: [u8; 5] = [6, 17, 33, 132, 136];
-
-/// The ports that zone and port names stand for.
-fn ports(list: &[At<String>], key: &str, names: &Names, mistakes: &mut Mistakes) -> Ports {
-    if list.is_empty() {
-        return Ports::all(names.ports.len());
-    }
-    let mut ports = Ports::default();
-    for name in list {
-        let zone = names.zone(name);
-        if name.value == "any" {
-            ports = Ports::all(names.ports.len());
-        } else if zone.is_some() {
-            let within = names.ports.iter().enumerate().filter(|(_, port)| port.zone == zone);
-            within.for_each(|(port, _)| ports.insert(port as u8));
-        } else if let Some(port) = names.port(name) {
-            ports.insert(port);
-        } else {
-            let known = names.zones.iter().chain(names.ports.iter().map(|port| &port.name)).map(String::as_str);
-            mistakes.unknown(&name.place, key, "zone or port", name, known);
-        }
-    }
-    ports
-}
 
 /// The prefixes written in a rule and those of its sets, merged.
 fn gather(named: &Named, names: &Names) -> Addresses {
