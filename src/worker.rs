@@ -91,8 +91,8 @@ struct Outbox {
 }
 
 impl Outbox {
-    fn new() -> Box<Outbox> {
-        Box::new(Outbox { frames: [const { Frame::EMPTY }; BATCH], len: 0 })
+    fn new() -> Outbox {
+        Outbox { frames: [const { Frame::EMPTY }; BATCH], len: 0 }
     }
 
     #[inline]
@@ -134,9 +134,9 @@ pub struct Worker<I: Io, O: Observer = ()> {
     burst: usize,
     /// Ports this worker receives from, and for each the port all its frames leave by if they pass unread.
     receive: Vec<(u8, Option<(u8, Rewrite)>)>,
-    outboxes: Vec<Box<Outbox>>,
+    outboxes: Vec<Outbox>,
     /// By worker.
-    handing: Vec<Box<Outbox>>,
+    handing: Vec<Outbox>,
     longest: Vec<u16>,
     port_counters: Vec<usize>,
     links: Arc<AtomicU64>,
@@ -551,12 +551,10 @@ pub fn run<I: Io, O: Observer>(
         }
         before = after;
         turns += 1;
-        if turns.is_multiple_of(TURNS) || handled == 0 {
-            if now >= upkeep_at {
-                upkeep_at = now + UPKEEP;
-                worker.housekeep(now, mailbox);
-                published.publish(&worker.sheet);
-            }
+        if (turns.is_multiple_of(TURNS) || handled == 0) && now >= upkeep_at {
+            upkeep_at = now + UPKEEP;
+            worker.housekeep(now, mailbox);
+            published.publish(&worker.sheet);
         }
     }
     published.publish(&worker.sheet);

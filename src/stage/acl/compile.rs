@@ -104,7 +104,7 @@ impl Shape {
 
     /// The place in `ALL` of a packet's shape; `None` if it is not IP.
     #[inline]
-    fn index(meta: &Meta) -> Option<usize> {
+    pub fn index(meta: &Meta) -> Option<usize> {
         let family = if meta.has(flag::IPV4) {
             0
         } else if meta.has(flag::IPV6) {
@@ -351,13 +351,12 @@ impl<'r> Sets<'r> {
 }
 
 impl Compiled {
-    /// The program of a packet that leaves by `out`; `None` if the packet is not IP.
+    /// The programs of packets that came in on `port` and leave by `out`, by [`Shape::index`].
     #[inline]
-    pub fn program_of(&self, meta: &Meta, out: u8) -> Option<ProgramId> {
-        let shape = Shape::index(meta)?;
-        let from = usize::from(self.from_class[usize::from(meta.port)]);
+    pub fn programs_of(&self, port: u8, out: u8) -> &[ProgramId; Shape::COUNT] {
+        let from = usize::from(self.from_class[usize::from(port)]);
         let to = usize::from(self.to_class[usize::from(out)]);
-        Some(self.by_ports[from * self.to_classes + to][shape])
+        &self.by_ports[from * self.to_classes + to]
     }
 
     /// A program and the classes of its family.

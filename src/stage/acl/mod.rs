@@ -32,7 +32,7 @@ mod compile;
 mod linear;
 mod matcher;
 
-use compile::{Addresses, Compiled, Limits, ProgramId, Rule};
+use compile::{Addresses, Compiled, Limits, ProgramId, Rule, Shape};
 use matcher::UNTAGGED;
 
 crate::lines! {
@@ -360,9 +360,17 @@ fn by_program(
     let (mut left, mut others): (Mask, Mask) = (0, 0);
     // Packets of a batch mostly have one program: how many do is found on the way.
     let (mut first, mut alike) = (None, true);
+    let Some(start) = bits(todo).next() else { return 0 };
+    let mut pair = (facts[start].port, actions[start].out);
+    let mut row = compiled.programs_of(pair.0, pair.1);
     for i in bits(todo) {
-        match compiled.program_of(&facts[i], actions[i].out) {
-            Some(program) => {
+        if (facts[i].port, actions[i].out) != pair {
+            pair = (facts[i].port, actions[i].out);
+            row = compiled.programs_of(pair.0, pair.1);
+        }
+        match Shape::index(&facts[i]) {
+            Some(shape) => {
+                let program = row[shape];
                 programs[i] = program;
                 left |= 1 << i;
                 alike &= *first.get_or_insert(program) == program;
@@ -451,14 +459,18 @@ impl FlowCommit for Hits {
         let mut decided = [0; BATCH];
         let mut mine = 0;
         // Packets that hit the same rule mostly come together: they are added up before they are counted.
-        let mut run = Run { at: usize::MAX, packets: 0, bytes: 0 };
+        let mut run = Run { at: None, packets: 0, bytes: 0 };
+        let mut before = None;
         for i in bits(judged) {
-            let Some(at) = self.decided_by(&actions[i]) else { continue };
-            decided[i] = at;
-            mine |= 1 << i;
-            if at != run.at {
+            let decision = (actions[i].rule, actions[i].verdict, actions[i].reason);
+            if before != Some(decision) {
                 run.count(judge, cx);
-                run = Run { at, packets: 0, bytes: 0 };
+                run = Run { at: self.decided_by(&actions[i]), packets: 0, bytes: 0 };
+                before = Some(decision);
+            }
+            if let Some(at) = run.at {
+                decided[i] = at;
+                mine |= 1 << i;
             }
             run.packets += 1;
             run.bytes += batch.frames[i].len() as u64;
@@ -481,9 +493,9 @@ impl FlowCommit for Hits {
     }
 }
 
-/// Packets in a row that one rule decided.
+/// Packets in a row that one rule decided, by its place in the list.
 struct Run {
-    at: usize,
+    at: Option<usize>,
     packets: u64,
     bytes: u64,
 }
@@ -491,7 +503,7 @@ struct Run {
 impl Run {
     #[inline]
     fn count(&self, judge: &Judge, cx: &mut Cx<'_>) {
-        if let Some(counters) = judge.hits.get(self.at) {
+        if let Some(counters) = self.at.and_then(|at| judge.hits.get(at)) {
             hit(*counters, self.packets, self.bytes, cx);
         }
     }
