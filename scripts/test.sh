@@ -16,7 +16,7 @@
 # What cannot run says "skipped: NAME: why" and counts as skipped. With FLOWGATE_REQUIRE=all, as in CI, a skip is a failure
 # unless tests/allowed-skips.txt names it.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 
 ALL=(setup lint unit cli dpdk vdev netns fuzz demo bench)
 stages=("$@")
@@ -94,7 +94,7 @@ for stage in "${stages[@]}"; do
             echo "$line: not allowed here (tests/allowed-skips.txt)"
             failed=$((failed + 1))
         fi
-    done < <(grep -h '^skipped: ' "$log/$stage")
+    done < <(grep -ho 'skipped: [a-z0-9-]*: .*' "$log/$stage")
 done
 
 printf '\nstages: %s passed, %s failed, %s skipped\n' "$passed" "$failed" "$skipped"

@@ -333,7 +333,7 @@ mod tests {
         match clang {
             Ok(status) => assert!(status.success(), "clang fails on {source}"),
             Err(_) if std::env::var_os("FLOWGATE_REQUIRE").is_none() => {
-                eprintln!("skipped: bpf object {name}: clang is not installed");
+                eprintln!("skipped: bpf-object: clang is not installed");
                 return None;
             }
             Err(error) => panic!("clang: {error}"),
