@@ -26,7 +26,7 @@ use crate::packet::BATCH;
 use crate::packet::steer::Key;
 use crate::stage::pipeline::{self, Blueprint};
 use crate::stats::Sheet;
-use crate::worker::{self, Handoff, L2_OVERHEAD, Mailbox, Setup, Signals, Worker};
+use crate::worker::{self, Handoff, Mailbox, Setup, Signals, Worker};
 
 /// Why the appliance did not start.
 #[derive(Debug)]
@@ -183,7 +183,7 @@ impl Appliance {
                 blueprint: blueprint.clone(),
                 index,
                 burst: config.worker.burst.0 as usize,
-                longest: config.ports.iter().map(|port| port.mtu.0 as u16 + L2_OVERHEAD as u16).collect(),
+                mtus: config.ports.iter().map(|port| port.mtu.0 as u16).collect(),
                 links: links.clone(),
                 handoff,
             };

@@ -118,7 +118,7 @@ impl Replay {
             blueprint: blueprint.clone(),
             index: 0,
             burst: BATCH,
-            longest: mtus.iter().map(|mtu| mtu.saturating_add(crate::worker::L2_OVERHEAD as u16)).collect(),
+            mtus: mtus.to_vec(),
             links: Arc::new(AtomicU64::new(u64::MAX)),
             handoff: None,
         };

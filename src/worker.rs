@@ -19,8 +19,8 @@ use crate::stage::{Cx, Depth, Row};
 use crate::stats::{Account, Engine, Published, Reason, Sheet};
 use crate::wire::ethernet::Rewrite;
 
-/// Bytes of Ethernet header and two VLAN tags, which the MTU does not count.
-pub const L2_OVERHEAD: usize = 14 + 8;
+/// Bytes of the two VLAN tags a frame may have, which the MTU does not count.
+const TAGS: usize = 8;
 
 /// What is told of every packet's end. The one that is told nothing costs nothing.
 pub trait Observer {
@@ -115,8 +115,8 @@ pub struct Setup {
     pub index: usize,
     /// Packets a receive takes at most.
     pub burst: usize,
-    /// By port: the longest frame it sends, without the frame check sequence.
-    pub longest: Vec<u16>,
+    /// By port: the largest packet it sends, without Ethernet header and tags.
+    pub mtus: Vec<u16>,
     /// Bit per port: its link is up. Written by control.
     pub links: Arc<AtomicU64>,
     /// Rings to other workers; none for a single worker.
@@ -137,7 +137,9 @@ pub struct Worker<I: Io, O: Observer = ()> {
     outboxes: Vec<Outbox>,
     /// By worker.
     handing: Vec<Outbox>,
-    longest: Vec<u16>,
+    mtus: Vec<u16>,
+    /// What a frame may be longer than MTU and the header that was read: room for tags nobody looked for.
+    unread: usize,
     port_counters: Vec<usize>,
     links: Arc<AtomicU64>,
     handoff: Option<Handoff>,
@@ -149,9 +151,9 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let blueprint = &setup.blueprint;
         let ports = blueprint.port_counters.len();
         let relay = blueprint.relay.as_ref().filter(|_| !O::LISTENS);
-        let longest = |port: u8| setup.longest[usize::from(port)];
+        let mtu = |port: u8| setup.mtus[usize::from(port)];
         // What passes unread is not measured either: only a port that takes whatever the other can receive will do.
-        let passes = |port: u8, out: u8| io.transmits(out) && longest(port) <= longest(out);
+        let passes = |port: u8, out: u8| io.transmits(out) && mtu(port) <= mtu(out);
         let receive = (0..ports as u8)
             .filter(|port| io.receives(*port))
             .map(|port| {
@@ -173,7 +175,8 @@ impl<I: Io, O: Observer> Worker<I, O> {
             receive,
             outboxes: (0..ports).map(|_| Outbox::new()).collect(),
             handing: (0..workers).map(|_| Outbox::new()).collect(),
-            longest: setup.longest,
+            mtus: setup.mtus,
+            unread: if depth >= Depth::L2 { 0 } else { TAGS },
             port_counters: blueprint.port_counters.clone(),
             links: setup.links,
             handoff: setup.handoff,
@@ -339,10 +342,10 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let batch = &mut *self.batch;
         let Some(first) = bits(batch.leaving).next() else { return };
         let out = batch.metas[first].out;
-        let longest = self.longest.get(usize::from(out)).copied().map_or(0, usize::from);
+        let longest = self.mtus.get(usize::from(out)).map_or(0, |mtu| usize::from(*mtu) + self.unread);
         let mut together = true;
         for i in bits(batch.leaving) {
-            together &= batch.metas[i].out == out && batch.frames[i].len() <= longest;
+            together &= batch.metas[i].out == out && batch.frames[i].len() <= longest + batch.metas[i].l3();
         }
         // No gaps: nothing of the batch died or moved, or only what stood behind.
         together &= batch.leaving & batch.leaving.wrapping_add(1) == 0;
@@ -369,8 +372,9 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let mut unsendable: Mask = 0;
         for i in bits(self.batch.leaving) {
             let out = usize::from(self.batch.metas[i].out);
-            match self.longest.get(out) {
-                Some(longest) if self.batch.frames[i].len() <= usize::from(*longest) => {
+            let header = self.batch.metas[i].l3() + self.unread;
+            match self.mtus.get(out) {
+                Some(mtu) if self.batch.frames[i].len() <= usize::from(*mtu) + header => {
                     if O::LISTENS {
                         self.observer.sent(&self.batch.frames[i], &self.batch.metas[i]);
                     }

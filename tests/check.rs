@@ -96,3 +96,28 @@ fn a_pipeline_is_described() {
         all["stages"].as_array().is_some_and(|stages| stages.iter().any(|stage| stage["keys"][0]["name"] == "wire"))
     );
 }
+
+/// The configurations shown in the documentation are whole and good: those with ports are files of their own.
+#[test]
+fn documented_configurations_are_good() {
+    let mut seen = 0;
+    for page in ["README.md", "docs/bare-metal.md", "docs/design.md"] {
+        let text = std::fs::read_to_string(page).expect("a page of the documentation");
+        for block in text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+            if !block.contains("[[port]]") {
+                continue;
+            }
+            let folder = tempfile::tempdir().expect("a folder");
+            let file = folder.path().join("documented.toml");
+            std::fs::write(&file, block).expect("writable");
+            let out = std::process::Command::new(env!("CARGO_BIN_EXE_flowgate"))
+                .arg("check")
+                .arg(&file)
+                .output()
+                .expect("flowgate runs");
+            assert!(out.status.success(), "{page}: {}", String::from_utf8_lossy(&out.stdout));
+            seen += 1;
+        }
+    }
+    assert!(seen > 0, "the README shows a configuration");
+}

@@ -131,7 +131,7 @@ fn two_workers_keep_the_laws() {
             blueprint: blueprint.clone(),
             index: me,
             burst: 32,
-            longest: vec![1522, 1522],
+            mtus: vec![1500, 1500],
             links: links.clone(),
             handoff: Some(handoff),
         };

@@ -177,3 +177,95 @@ struct Nothing;
 impl FlowCommit for Nothing {
     fn commit(&mut self, _judged: Mask, _batch: &Batch, _actions: &[Action; BATCH], _cx: &mut Cx<'_>) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+    use crate::config::source::Source;
+    use crate::stage::pipeline::compile;
+    use crate::testkit::bench::{Bench, End, TWO_PORTS};
+    use crate::testkit::packets::Packet;
+
+    const WIRE: &str = "[pipeline]\nstages = ['cross']\n[cross]\nwire = [{ ports = ['lan', 'wan'] }]\n";
+
+    fn mistakes(toml: &str) -> Vec<String> {
+        let text = format!("{TWO_PORTS}{toml}");
+        let listed = match Config::parse(&Source::new("cross.toml", &text)) {
+            Ok(config) => compile(&config, 1, &[]).map(|_| ()).expect_err("a mistake"),
+            Err(listed) => listed,
+        };
+        listed.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn frames_leave_by_the_other_end_as_they_came() {
+        let mut bench = Bench::new(WIRE);
+        assert!(bench.blueprint().relay.is_some(), "nothing reads them");
+        let frame = Packet::udp("10.0.0.1:5", "10.0.0.2:6").vlan(7).bytes();
+        for (from, to) in [("lan", "wan"), ("wan", "lan")] {
+            assert_eq!(bench.push(from, &frame), End::Sent { port: to.into(), bytes: frame.clone(), rule: None });
+        }
+        // Unread, whatever it is: a runt, a frame of nothing known.
+        for odd in [vec![], vec![1; 5], vec![0xff; 60]] {
+            assert_eq!(bench.push("lan", &odd).bytes(), Some(&odd[..]));
+        }
+    }
+
+    #[test]
+    fn several_wires_and_a_port_on_none() {
+        let ports: String =
+            ["a", "b", "c", "d", "e"].map(|n| format!("[[port]]\nname = '{n}'\ndevice = 'net_null{n}'\n")).concat();
+        let ports = ports.replace("net_nulla", "net_null0").replace("net_nullb", "net_null1");
+        let ports =
+            ports.replace("net_nullc", "net_null2").replace("net_nulld", "net_null3").replace("net_nulle", "net_null4");
+        let wires = "[cross]\nwire = [{ ports = ['a', 'b'] }, { ports = ['d', 'c'] }]\n";
+        let mut bench = Bench::new(&format!("{ports}[pipeline]\nstages = ['cross']\n{wires}"));
+        let frame = Packet::udp("10.0.0.1:5", "10.0.0.2:6").bytes();
+        for (from, to) in [("a", "b"), ("b", "a"), ("c", "d"), ("d", "c")] {
+            assert!(matches!(bench.push(from, &frame), End::Sent { port, .. } if port == to), "{from}");
+        }
+        assert_eq!(bench.push("e", &frame).reason(), "cross.no-wire");
+    }
+
+    #[test]
+    fn macs_are_rewritten_and_nothing_else() {
+        let peers = "peers = ['02:00:00:00:00:01', '02:00:00:00:00:02'], rewrite_mac = true";
+        let mut bench = Bench::new(&WIRE.replace("'wan'] }", &format!("'wan'], {peers} }}")));
+        let frame = Packet::tcp("10.0.0.1:5", "10.0.0.2:6").bytes();
+        for (from, last) in [("lan", 2), ("wan", 1)] {
+            let sent = bench.push(from, &frame);
+            let sent = sent.bytes().expect("sent");
+            assert_eq!(sent[..6], [2, 0, 0, 0, 0, last]);
+            assert_eq!(sent[6..12], super::UNKNOWN_MAC, "a port without a device has this one");
+            assert_eq!(sent[12..], frame[12..]);
+        }
+    }
+
+    #[test]
+    fn mistakes_are_placed() {
+        let one = |wire: &str| {
+            let all = mistakes(&format!("[pipeline]\nstages = ['cross']\n[cross]\nwire = [{wire}]\n"));
+            assert_eq!(all.len(), 1, "{all:#?}");
+            all[0].clone()
+        };
+        assert!(
+            one("{ ports = ['lan', 'wam'] }")
+                .contains("cross.toml:12:27: cross.wire[0].ports: there is no port \"wam\"")
+        );
+        assert!(one("{ ports = ['lan'] }").contains("a wire has two ports, this one 1"));
+        assert!(one("{ ports = ['lan', 'lan'] }").contains("already the end of a wire"));
+        assert!(one("{ ports = ['lan', 'wan'], peers = ['02:00:00:00:00:01'] }").contains("set rewrite_mac = true"));
+        let group =
+            "{ ports = ['lan', 'wan'], rewrite_mac = true, peers = ['02:00:00:00:00:01', '03:00:00:00:00:01'] }";
+        assert!(one(group).contains("expected a MAC address"));
+    }
+
+    #[test]
+    fn a_pipeline_needs_one_egress_before_those_who_ask() {
+        let acl_first =
+            mistakes("[pipeline]\nstages = ['acl', 'cross']\n[cross]\nwire = [{ ports = ['lan', 'wan'] }]\n");
+        assert!(acl_first.iter().any(|m| m.contains("move it behind \"cross\"")), "{acl_first:#?}");
+        let none = mistakes("[pipeline]\nstages = ['talkers']\n");
+        assert!(none.iter().any(|m| m.contains("add \"cross\"")), "{none:#?}");
+    }
+}

@@ -10,7 +10,7 @@ use crate::io::memory::MemoryIo;
 use crate::packet::{Frame, Meta};
 use crate::stage::pipeline::{Blueprint, compile};
 use crate::stats::{Reason, Sheet};
-use crate::worker::{L2_OVERHEAD, Observer, Setup, Worker};
+use crate::worker::{Observer, Setup, Worker};
 
 /// Where a packet ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,12 +99,12 @@ impl Bench {
             Config::parse(&Source::new("bench.toml", &text)).unwrap_or_else(|list| panic!("{}", mistakes(list)));
         let blueprint = compile(&config, 1, &[]).unwrap_or_else(|list| panic!("{}", mistakes(list)));
         let ports: Vec<String> = config.names.ports.iter().map(|port| port.name.clone()).collect();
-        let longest = config.ports.iter().map(|port| port.mtu.0 as u16 + L2_OVERHEAD as u16).collect();
+        let mtus = config.ports.iter().map(|port| port.mtu.0 as u16).collect();
         let setup = Setup {
             blueprint: blueprint.clone(),
             index: 0,
             burst: 64,
-            longest,
+            mtus,
             links: Arc::new(AtomicU64::new(u64::MAX)),
             handoff: None,
         };
