@@ -94,22 +94,6 @@ impl Names {
         self.sets.iter().find(|set| set.name == name)
     }
 
-    /// The index of a port a rule names; `None` after noting that there is none. `key` is the rule's key, for the message.
-    pub fn resolve_port(&self, name: &At<String>, key: &str, mistakes: &mut Mistakes) -> Option<u8> {
-        self.port(name).or_else(|| {
-            mistakes.unknown(&name.place, key, "port", name, self.ports.iter().map(|port| port.name.as_str()));
-            None
-        })
-    }
-
-    /// The index of a zone a rule names; `None` after noting that there is none.
-    pub fn resolve_zone(&self, name: &At<String>, key: &str, mistakes: &mut Mistakes) -> Option<usize> {
-        self.zone(name).or_else(|| {
-            mistakes.unknown(&name.place, key, "zone", name, self.zones.iter().map(String::as_str));
-            None
-        })
-    }
-
     /// What a rule's list of addresses covers; `None` after noting at least one mistake.
     pub fn resolve_addresses(&self, list: &[At<String>], key: &str, mistakes: &mut Mistakes) -> Option<Addresses> {
         let before = mistakes.len();
