@@ -131,7 +131,8 @@ unsafe impl Sync for Program {}
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // SAFETY: `raw` came from rte_bpf_load and is destroyed once, here.
+        // SAFETY: `raw` came from rte_bpf_load and is destroyed once, here. Program and machine code are mappings of their own
+        // (bpf_load.c, bpf_jit_x86.c), not of the EAL's memory, so that the EAL may have been closed.
         unsafe { sys::rte_bpf_destroy(self.raw.as_ptr()) }
     }
 }
