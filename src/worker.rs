@@ -189,11 +189,6 @@ impl<I: Io, O: Observer> Worker<I, O> {
         &self.sheet
     }
 
-    /// Its counters, for the loop around it that keeps time.
-    pub fn sheet_mut(&mut self) -> &mut Sheet {
-        &mut self.sheet
-    }
-
     /// Its ports.
     pub fn io(&mut self) -> &mut I {
         &mut self.io
@@ -562,4 +557,122 @@ pub fn run<I: Io, O: Observer>(
         }
     }
     published.publish(&worker.sheet);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::config::source::Source;
+    use crate::dpdk::ring::ring;
+    use crate::io::memory::MemoryIo;
+    use crate::stage::pipeline::compile;
+    use crate::stats::Layout;
+    use crate::testkit::bench::TWO_PORTS;
+    use crate::testkit::packets::Packet;
+
+    /// Reads as deep as `guard` does; without, frames pass unread.
+    const READ: &str = "[pipeline]\nstages = ['guard', 'cross']\n[cross]\nwire = [{ ports = ['lan', 'wan'] }]\n";
+    const UNREAD: &str = "[pipeline]\nstages = ['cross']\n[cross]\nwire = [{ ports = ['lan', 'wan'] }]\n";
+
+    fn worker(toml: &str, handoff: Option<Handoff>, links: u64) -> (Worker<MemoryIo>, Arc<Layout>) {
+        let text = format!("{TWO_PORTS}{toml}");
+        let config = Config::parse(&Source::new("worker.toml", &text)).unwrap_or_else(|list| panic!("{list:#?}"));
+        let blueprint = compile(&config, 1, &[]).unwrap_or_else(|list| panic!("{list:#?}"));
+        let (links, layout) = (Arc::new(AtomicU64::new(links)), blueprint.layout.clone());
+        let setup = Setup { blueprint, index: 0, burst: 32, mtus: vec![1500, 1500], links, handoff };
+        (Worker::new(MemoryIo::new(2, 256, 2000), (), setup), layout)
+    }
+
+    fn drops(worker: &Worker<MemoryIo>, layout: &Layout, reason: &str) -> u64 {
+        worker.sheet().reasons[usize::from(layout.reason(reason).expect("a reason").0)]
+    }
+
+    fn frame(source: u8, payload: usize) -> Vec<u8> {
+        Packet::udp(&format!("10.0.0.{source}:1000"), "10.0.1.1:53").payload(&vec![7; payload]).bytes()
+    }
+
+    fn settled(worker: &mut Worker<MemoryIo>) {
+        worker.sheet().check_law(0).expect("every packet is accounted for");
+        for port in 0..2 {
+            while worker.io().pull(port, |_| ()).is_some() {}
+        }
+        assert_eq!(worker.io().in_use(), 0, "every buffer came back");
+    }
+
+    #[test]
+    fn a_full_port_and_a_dead_link_are_reasons() {
+        for toml in [READ, UNREAD] {
+            let (mut worker, layout) = worker(toml, None, u64::MAX);
+            (0..50).for_each(|n| assert!(worker.io().push(0, &frame(n + 1, 20), |_| {})));
+            worker.io().set_room(1, 10);
+            while worker.turn(1) > 0 {}
+            assert_eq!(worker.sheet().of(Account::Sent), 10);
+            assert_eq!(drops(&worker, &layout, "engine.tx-full"), 40);
+            settled(&mut worker);
+        }
+        for toml in [READ, UNREAD] {
+            let (mut worker, layout) = worker(toml, None, 0b01);
+            (0..50).for_each(|n| assert!(worker.io().push(0, &frame(n + 1, 20), |_| {})));
+            assert!(worker.io().push(1, &frame(9, 20), |_| {}));
+            while worker.turn(1) > 0 {}
+            assert_eq!((drops(&worker, &layout, "engine.link-down"), worker.sheet().of(Account::Sent)), (50, 1));
+            settled(&mut worker);
+        }
+    }
+
+    #[test]
+    fn the_mtu_counts_neither_header_nor_tags() {
+        let (mut worker, layout) = worker(READ, None, u64::MAX);
+        let longest = 1500 - 28;
+        let tagged = |payload| Packet::udp("10.0.0.1:1000", "10.0.1.1:53").payload(&vec![7; payload]).vlan(5).bytes();
+        for good in [frame(1, longest), tagged(longest)] {
+            assert!(worker.io().push(0, &good, |_| {}));
+        }
+        for long in [frame(1, longest + 1), tagged(longest + 1)] {
+            assert!(worker.io().push(0, &long, |_| {}));
+        }
+        worker.turn(1);
+        assert_eq!((worker.sheet().of(Account::Sent), drops(&worker, &layout, "engine.too-big")), (2, 2));
+        settled(&mut worker);
+    }
+
+    #[test]
+    fn what_another_worker_owns_is_handed_over_once_there_is_room() {
+        let (to_other, mut at_other) = ring(32).expect("a ring");
+        let (mut from_other, to_me) = ring(32).expect("a ring");
+        let handoff = Handoff {
+            me: 0,
+            key: Key::seeded(3),
+            to: vec![None, Some(to_other)],
+            from: vec![to_me],
+            out: vec![None, None],
+            sends: Vec::new(),
+        };
+        let (mut worker, layout) = worker(READ, Some(handoff), u64::MAX);
+        (0..200).for_each(|n| assert!(worker.io().push(0, &frame(n, 20), |_| {})));
+        while worker.turn(1) > 0 {}
+        let sheet = worker.sheet();
+        let (sent, handed) = (sheet.of(Account::Sent), sheet.of(Account::HandedOut));
+        let full = drops(&worker, &layout, "engine.handoff-full");
+        assert_eq!((sent + handed + full, handed), (200, 31), "the ring holds 31");
+        assert!(sent > 50 && full > 0);
+
+        // They come back, as if the other had been wrong twice: now they go no further.
+        let mut frames = [const { Frame::EMPTY }; BATCH];
+        let n = at_other.pop(&mut frames);
+        frames[..n].iter_mut().for_each(|frame| frame.hops = 2);
+        assert_eq!((n, from_other.push(&mut frames[..n])), (31, 31));
+        worker.turn(2);
+        assert_eq!(drops(&worker, &layout, "engine.handoff-loop"), 31);
+
+        // What a ring still holds when everything has stopped is given back, with its reason.
+        assert!(worker.io().push(0, &frame(1, 20), |_| {}));
+        let mut one = [const { Frame::EMPTY }; BATCH];
+        assert_eq!(worker.io().rx(0, 1, &mut one), 1);
+        assert_eq!(from_other.push(&mut one[..1]), 1);
+        worker.drain();
+        assert_eq!(drops(&worker, &layout, "engine.stopping"), 1);
+        settled(&mut worker);
+    }
 }

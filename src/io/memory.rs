@@ -63,13 +63,6 @@ impl MemoryIo {
         Some(result)
     }
 
-    /// Moves everything a port has sent back into its own receive queue, for benches that run in a circle.
-    pub fn recycle(&mut self, from: u8, to: u8) {
-        while let Some(frame) = self.ports[usize::from(from)].sent.pop_front() {
-            self.ports[usize::from(to)].incoming.push_back(frame);
-        }
-    }
-
     /// Frames the port takes from now on before its transmit queue is full.
     pub fn set_room(&mut self, port: u8, frames: usize) {
         self.ports[usize::from(port)].room = frames;
