@@ -18,7 +18,7 @@ use crate::control::{DeviceCounters, PortState, PortView, Running, WorkerView};
 use crate::dpdk::eal::{self, Eal, EalConfig, Hugepages};
 use crate::dpdk::error::Error;
 use crate::dpdk::pool::Pool;
-use crate::dpdk::port::{Port, PortConfig, RxQueue, TxQueue};
+use crate::dpdk::port::{Place, Port, PortConfig, RxQueue, TxQueue};
 use crate::dpdk::ring::ring;
 use crate::io::dpdk::DpdkIo;
 use crate::memory;
@@ -170,6 +170,9 @@ impl Appliance {
 
         // Known before the first packet, or what goes to a port without a link would be counted as if its queue were full.
         let up = begun.iter().enumerate().map(|(index, begun)| u64::from(begun.port.link().up) << index).sum();
+        let by_us =
+            |begun: &Begun| begun.port.setup().is_some_and(|setup| setup.offloads.vlan_strip == Place::Software);
+        let strip = begun.iter().enumerate().map(|(index, begun)| u64::from(by_us(begun)) << index).sum();
         let links = Arc::new(AtomicU64::new(up));
         let signals = Arc::new(Signals::default());
         let tsc_hz = eal.tsc_hz();
@@ -184,6 +187,7 @@ impl Appliance {
                 index,
                 burst: config.worker.burst.0 as usize,
                 mtus: config.ports.iter().map(|port| port.mtu.0 as u16).collect(),
+                strip,
                 links: links.clone(),
                 handoff,
             };

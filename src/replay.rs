@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use crate::config::names::Names;
+use crate::config::port::Port;
 use crate::io::capture::{Merge, Writer};
 use crate::io::memory::MemoryIo;
 use crate::packet::frame::Heap;
@@ -109,21 +110,27 @@ pub struct Unwritable {
 }
 
 impl Replay {
-    /// A replay of a compiled pipeline. `mtus` and `outputs` are by port; `tells` says whether records are wanted.
-    pub fn new(blueprint: Blueprint, names: &Names, mtus: &[u16], outputs: Vec<Option<Writer>>, tells: bool) -> Replay {
-        let ports = names.ports.len();
+    /// A replay of a compiled pipeline. `ports` and `outputs` are by port; `tells` says whether records are wanted.
+    pub fn new(
+        blueprint: Blueprint,
+        names: &Names,
+        ports: &[Port],
+        outputs: Vec<Option<Writer>>,
+        tells: bool,
+    ) -> Replay {
         // Buffers are numbered from 1.
         let listener = Listener { origins: vec![Origin::default(); BUFFERS + 1], listens: tells, ends: Vec::new() };
         let setup = Setup {
             blueprint: blueprint.clone(),
             index: 0,
             burst: BATCH,
-            mtus: mtus.to_vec(),
+            mtus: ports.iter().map(|port| port.mtu.0 as u16).collect(),
+            strip: ports.iter().enumerate().map(|(i, port)| u64::from(port.vlan_strip) << i).sum(),
             links: Arc::new(AtomicU64::new(u64::MAX)),
             handoff: None,
         };
         Replay {
-            worker: Worker::new(MemoryIo::new(ports, BUFFERS, LONGEST), listener, setup),
+            worker: Worker::new(MemoryIo::new(ports.len(), BUFFERS, LONGEST), listener, setup),
             namer: Namer::new(&blueprint, names),
             blueprint,
             outputs,

@@ -11,7 +11,7 @@ use crossbeam::queue::ArrayQueue;
 use crate::arch::{Clock, cycles};
 use crate::dpdk::ring::{Consumer, Producer};
 use crate::io::Io;
-use crate::packet::decode::decode;
+use crate::packet::decode::{decode, strip_tag};
 use crate::packet::steer::{Key, owner, steer};
 use crate::packet::{BATCH, Batch, Frame, Mask, Meta, bits};
 use crate::stage::pipeline::{Blueprint, Pipeline, port_counter};
@@ -117,6 +117,8 @@ pub struct Setup {
     pub burst: usize,
     /// By port: the largest packet it sends, without Ethernet header and tags.
     pub mtus: Vec<u16>,
+    /// Bit per port: VLAN tags are taken out of what it receives here, since the port cannot.
+    pub strip: u64,
     /// Bit per port: its link is up. Written by control.
     pub links: Arc<AtomicU64>,
     /// Rings to other workers; none for a single worker.
@@ -141,6 +143,7 @@ pub struct Worker<I: Io, O: Observer = ()> {
     /// What a frame may be longer than MTU and the header that was read: room for tags nobody looked for.
     unread: usize,
     port_counters: Vec<usize>,
+    strip: u64,
     links: Arc<AtomicU64>,
     handoff: Option<Handoff>,
 }
@@ -153,7 +156,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let relay = blueprint.relay.as_ref().filter(|_| !O::LISTENS);
         let mtu = |port: u8| setup.mtus[usize::from(port)];
         // What passes unread is not measured either: only a port that takes whatever the other can receive will do.
-        let passes = |port: u8, out: u8| io.transmits(out) && mtu(port) <= mtu(out);
+        let passes = |port: u8, out: u8| io.transmits(out) && mtu(port) <= mtu(out) && setup.strip & (1 << port) == 0;
         let receive = (0..ports as u8)
             .filter(|port| io.receives(*port))
             .map(|port| {
@@ -178,6 +181,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
             mtus: setup.mtus,
             unread: if depth >= Depth::L2 { 0 } else { TAGS },
             port_counters: blueprint.port_counters.clone(),
+            strip: setup.strip,
             links: setup.links,
             handoff: setup.handoff,
             io,
@@ -252,6 +256,9 @@ impl<I: Io, O: Observer> Worker<I, O> {
             for frame in &mut self.batch.frames[..received] {
                 frame.port = port;
                 frame.rx_time = now as u32;
+            }
+            if self.strip & (1 << port) != 0 {
+                self.batch.frames[..received].iter_mut().for_each(strip_tag);
             }
             self.sheet.account(Account::Received, received as u64);
             self.count(port, port_counter::RX, received);
@@ -580,7 +587,8 @@ mod tests {
         let config = Config::parse(&Source::new("worker.toml", &text)).unwrap_or_else(|list| panic!("{list:#?}"));
         let blueprint = compile(&config, 1, &[]).unwrap_or_else(|list| panic!("{list:#?}"));
         let (links, layout) = (Arc::new(AtomicU64::new(links)), blueprint.layout.clone());
-        let setup = Setup { blueprint, index: 0, burst: 32, mtus: vec![1500, 1500], links, handoff };
+        let strip = config.ports.iter().enumerate().map(|(i, port)| u64::from(port.vlan_strip) << i).sum();
+        let setup = Setup { blueprint, index: 0, burst: 32, mtus: vec![1500, 1500], strip, links, handoff };
         (Worker::new(MemoryIo::new(2, 256, 2000), (), setup), layout)
     }
 
@@ -634,6 +642,27 @@ mod tests {
         }
         worker.turn(1);
         assert_eq!((worker.sheet().of(Account::Sent), drops(&worker, &layout, "engine.too-big")), (2, 2));
+        settled(&mut worker);
+    }
+
+    #[test]
+    fn tags_are_taken_out_where_the_port_cannot() {
+        let ports = "[[port]]\nname = 'lan'\ndevice = 'net_null0'\nvlan_strip = true\n[[port]]\nname = 'wan'\ndevice = 'net_null1'\n";
+        let config = Config::parse(&Source::new("worker.toml", &format!("{ports}{UNREAD}"))).expect("good");
+        let blueprint = compile(&config, 1, &[]).expect("good");
+        let (mtus, links) = (vec![1500, 1500], Arc::new(AtomicU64::new(u64::MAX)));
+        let setup = Setup { blueprint, index: 0, burst: 32, mtus, strip: 0b01, links, handoff: None };
+        let mut worker = Worker::new(MemoryIo::new(2, 256, 2000), (), setup);
+        let (plain, tagged) =
+            (frame(1, 20), Packet::udp("10.0.0.1:1000", "10.0.1.1:53").payload(&[7; 20]).vlan(5).bytes());
+        for (port, bytes) in [(0, &tagged), (0, &plain), (1, &tagged)] {
+            assert!(worker.io().push(port, bytes, |_| {}));
+        }
+        assert!(worker.io().push(0, &[1; 16], |_| {}), "too short for a tag");
+        worker.turn(1);
+        let mut sent = |port| worker.io().pull(port, |frame| frame.bytes().to_vec()).expect("sent");
+        assert_eq!((sent(1), sent(1), sent(1)), (plain.clone(), plain.clone(), vec![1; 16]));
+        assert_eq!(sent(0), tagged, "the other port was not asked to");
         settled(&mut worker);
     }
 

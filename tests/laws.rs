@@ -140,6 +140,7 @@ fn two_workers_keep_the_laws() {
             index: me,
             burst: 32,
             mtus: vec![1500, 1500],
+            strip: 0,
             links: links.clone(),
             handoff: Some(handoff),
         };

@@ -90,8 +90,7 @@ impl Replay {
             outputs[usize::from(*port)] =
                 Some(Writer::create(file).map_err(|error| cannot_write(&file.display(), &error))?);
         }
-        let mtus: Vec<u16> = config.ports.iter().map(|port| port.mtu.0 as u16).collect();
-        let mut replay = replay::Replay::new(blueprint, &config.names, &mtus, outputs, self.verbose);
+        let mut replay = replay::Replay::new(blueprint, &config.names, &config.ports, outputs, self.verbose);
         self.pump(&mut replay, &mut captures, &in_ports)?;
         replay.finish().map_err(|error| cannot_write(&error.file, &error.error))?;
         self.conclude(config, &mut replay, &captures)

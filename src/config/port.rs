@@ -35,7 +35,7 @@ crate::section! {
         pub descriptors: Within<64, 32768> = Within(1024),
         /// Receive frames for other stations too. Left out, it is true if the pipeline has a `cross`, whose wires need it.
         pub promiscuous: Option<bool>,
-        /// Let the port take the outer VLAN tag out of received frames, if it can.
+        /// Take the outer 802.1Q tag out of received frames: in the port if it can, else in software.
         pub vlan_strip: bool = false,
         /// Checksums of IPv4, TCP and UDP: `auto` leaves to the port what it can do.
         pub checksum: Offload = Offload::Auto,

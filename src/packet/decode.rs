@@ -112,6 +112,19 @@ impl From<Malformed> for Reason {
 pub(super) const MAX_EXTENSIONS: usize = 8;
 const MAX_EXTENSION_BYTES: usize = 512;
 
+/// Takes the outer 802.1Q tag out of a received frame, as a port with VLAN stripping does; for ports that cannot. Other tags
+/// stay.
+#[inline]
+pub fn strip_tag(frame: &mut Frame) {
+    let Some(head) = frame.bytes_mut().first_chunk_mut::<18>() else { return };
+    let Some(tag) = Vlan::parse(&head[14..]).filter(|_| head[12..14] == ethertype::VLAN.to_be_bytes()) else { return };
+    let control = tag.control();
+    head.copy_within(..12, 4);
+    frame.trim_front(4);
+    frame.vlan_tci = control;
+    frame.flags |= rx::VLAN_STRIPPED;
+}
+
 /// Fills the facts of all live packets, as deep as asked, and drops what is malformed that far. Every fact is written, so
 /// that none is left of the packet before. Deeper facts keep the values of [`Meta::UNKNOWN`].
 #[inline]

@@ -105,6 +105,7 @@ impl Bench {
             index: 0,
             burst: 64,
             mtus,
+            strip: config.ports.iter().enumerate().map(|(i, port)| u64::from(port.vlan_strip) << i).sum(),
             links: Arc::new(AtomicU64::new(u64::MAX)),
             handoff: None,
         };
