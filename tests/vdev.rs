@@ -414,6 +414,7 @@ fn what_testpmd_sends_through_arrives_byte_for_byte() {
         let mut testpmd = Testpmd::start(dir, &devices, &[]);
         flowgate.wait_for_link("lan", "up");
         flowgate.wait_for_link("wan", "up");
+        testpmd.prime("0,2", "0,1,2,3");
         testpmd.forward("io");
         flowgate.settled(2 * frames);
         let refused = pipeline.contains("refused");

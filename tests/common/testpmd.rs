@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
 
 use super::appliance::{client_cpu, unique, wait_for};
 
@@ -93,6 +94,16 @@ impl Testpmd {
         answer
     }
 
+    /// Lets some ports receive for a moment: a memif offers its peer buffers only from then on, and what the peer would send
+    /// before that is lost.
+    pub fn prime(&mut self, ports: &str, all: &str) {
+        self.say(&format!("set portlist {ports}"), "forwarding ports", 1);
+        self.forward("rxonly");
+        std::thread::sleep(Duration::from_millis(200));
+        self.stop();
+        self.say(&format!("set portlist {all}"), "forwarding ports", 1);
+    }
+
     /// Begins forwarding in a mode, once the links of all ports are up.
     pub fn forward(&mut self, mode: &str) {
         wait_for("testpmd's links are up", || {
@@ -101,7 +112,7 @@ impl Testpmd {
                 == ports
         });
         self.say(&format!("set fwd {mode}"), "packet forwarding mode", 1);
-        self.say("start", "TX offloads=", self.ports);
+        self.say("start", "TX offloads=", 1);
     }
 
     /// Ends forwarding.
