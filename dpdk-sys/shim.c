@@ -13,8 +13,6 @@ _Static_assert(sizeof(struct fg_frame) == 32, "fg_frame is half a cache line");
 
 int fg_errno(void) { return rte_errno; }
 
-unsigned int fg_lcore_id(void) { return rte_lcore_id(); }
-
 uint64_t fg_cycles(void) { return rte_get_tsc_cycles(); }
 
 static inline uint16_t rx_flags(const struct rte_mbuf *m)

@@ -36,7 +36,6 @@ struct fg_frame {
 };
 
 int fg_errno(void);
-unsigned int fg_lcore_id(void);
 uint64_t fg_cycles(void);
 
 /* Link state without waiting; speed 0 if unknown. struct rte_eth_link differs between releases. */

@@ -418,6 +418,10 @@ impl<I: Io, O: Observer> Worker<I, O> {
             if O::LISTENS {
                 self.observer.dropped(&self.batch.frames[i], &self.batch.metas[i], reason);
             }
+            // A stage that dropped without a reason is a defect, which must not take the worker with it.
+            let known = usize::from(reason.0) < self.sheet.reasons.len();
+            debug_assert!(known, "a packet was dropped without a reason");
+            let reason = if known { reason } else { Engine::Bug.into() };
             self.sheet.reasons[usize::from(reason.0)] += 1;
             frames[n] = self.batch.frames[i].take();
             n += 1;
