@@ -4,6 +4,9 @@
 //! flow, in either direction, replays it. This room owns entries and protocol state. It sees no frames, takes no locks and
 //! knows no rules: time, facts and decisions are handed in.
 
+pub mod entry;
+pub mod region;
+pub mod table;
 pub mod tcp;
 pub mod timeout;
 

@@ -1,5 +1,7 @@
 //! The TCP machine: what a connection's two ends are known to be in, and which segments that allows.
 
+use bytemuck::{Pod, Zeroable};
+
 use super::timeout::Class;
 use super::{Drops, Tracking};
 
@@ -32,7 +34,7 @@ pub enum State {
 }
 
 /// What is known of one end's numbers. 16 bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct End {
     /// Behind the last sequence number it sent: SND.NXT as far as was seen.
@@ -46,7 +48,7 @@ pub struct End {
 }
 
 /// What is known of a connection's numbers. 36 bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Tcp {
     /// By direction: the end that sends that way.
@@ -58,7 +60,7 @@ pub struct Tcp {
 }
 
 /// Both ends' states, by direction of what they send, in a nibble each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(transparent)]
 pub struct States(pub u8);
 

@@ -1,0 +1,665 @@
+//! One worker's table of flows of one family.
+//!
+//! A bucket is a cache line: eight tags of 16 bits, and the eight entries they stand for. An entry is filed under its hash in
+//! one of two buckets (cuckoo hashing: the second follows from the first and the tag, and again the first from the second), in
+//! the first if there is room; a bucket counts those of its own that had to go elsewhere, so that nearly every lookup is one
+//! bucket and one entry. Both directions of a flow find the same entry: their hash is equal.
+//!
+//! **Full is a policy.** Half-open flows have a budget of their own and stand in a list by age; beyond the budget, or when no
+//! entry is free, the oldest of them goes. Flows that are open are never evicted: then a new one is refused.
+//!
+//! **Expiry** is a hand that goes round over a bounded number of entries per tick.
+//!
+//! Lookups come in three passes over a batch, so that the lines they need are under way at once: [`Table::prefetch`] for the
+//! bucket, [`Table::candidates`] for the entries, [`Table::find`].
+
+use std::io;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::arch;
+
+use super::entry::{Body, Entry, Key, mark};
+use super::region::{Array, Kind, Placement, Region};
+use super::timeout::has_passed;
+use super::{ORIGINAL, REPLY};
+
+/// Changes with every change of what entries look like; a saved table of another version is refused.
+pub const LAYOUT: u32 = 1;
+
+const SLOTS: usize = 8;
+const NONE: u32 = u32::MAX;
+/// Entries per hundred slots when every entry is taken.
+const LOAD: usize = 60;
+/// Buckets looked at for a place that can be freed.
+const REACH: usize = 64;
+
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Bucket {
+    /// 0 of an empty slot.
+    tags: [u16; SLOTS],
+    entries: [u32; SLOTS],
+    /// How many entries whose first bucket this is are in their second.
+    elsewhere: u32,
+    _rest: [u32; 3],
+}
+
+/// Neighbors of a half-open flow by age; of a free entry, the next free one in `newer`.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+struct Link {
+    older: u32,
+    newer: u32,
+}
+
+/// Where a table begins.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Head {
+    magic: [u8; 8],
+    layout: u32,
+    entry_size: u32,
+    entries: u64,
+    buckets: u64,
+    _rest: [u64; 4],
+}
+
+const MAGIC: [u8; 8] = *b"flowgate";
+
+/// Which slots of a bucket may hold an entry.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidates(u8);
+
+/// Why a flow got no entry: the table is full of flows that may not be evicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// How full a table is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Occupancy {
+    /// Entries there are.
+    pub entries: u32,
+    /// Entries in use.
+    pub used: u32,
+    /// Of these, half-open.
+    pub half_open: u32,
+    /// How many may be half-open.
+    pub budget: u32,
+}
+
+/// The table.
+#[derive(Debug)]
+pub struct Table<E> {
+    buckets: Array<Bucket>,
+    entries: Array<E>,
+    links: Array<Link>,
+    kind: Kind,
+    /// First free entry of those that were in use.
+    free: u32,
+    /// The first entry that was never in use.
+    untouched: u32,
+    oldest: u32,
+    newest: u32,
+    occupancy: Occupancy,
+    hand: u32,
+}
+
+/// Bytes of memory a table of `entries` takes.
+fn footprint<E>(entries: usize) -> usize {
+    let buckets = buckets_for(entries);
+    let lines = |bytes: usize| bytes.next_multiple_of(64);
+    64 + lines(buckets * 64) + lines(entries * size_of::<E>()) + lines(entries * size_of::<Link>())
+}
+
+fn buckets_for(entries: usize) -> usize {
+    (entries * 100).div_ceil(LOAD * SLOTS).max(2)
+}
+
+impl<E: Entry> Table<E> {
+    /// Bytes a flow takes, its share of the index included, when all entries are in use.
+    pub fn bytes_per_flow(entries: usize) -> usize {
+        footprint::<E>(entries).div_ceil(entries.max(1))
+    }
+
+    /// An empty table of `entries` flows, of which `budget` may be half-open.
+    pub fn new(entries: usize, budget: usize, placement: Placement) -> io::Result<Table<E>> {
+        let entries = entries.clamp(1, 1 << 30);
+        let buckets = buckets_for(entries);
+        let mut region = Region::new(footprint::<E>(entries), placement)?;
+        let short = || io::Error::from(io::ErrorKind::OutOfMemory);
+        let mut head: Array<Head> = region.array(1).ok_or_else(short)?;
+        head[0] = Head {
+            magic: MAGIC,
+            layout: LAYOUT,
+            entry_size: size_of::<E>() as u32,
+            entries: entries as u64,
+            buckets: buckets as u64,
+            _rest: [0; 4],
+        };
+        Ok(Table {
+            buckets: region.array(buckets).ok_or_else(short)?,
+            entries: region.array(entries).ok_or_else(short)?,
+            links: region.array(entries).ok_or_else(short)?,
+            kind: region.kind(),
+            free: NONE,
+            untouched: 0,
+            oldest: NONE,
+            newest: NONE,
+            occupancy: Occupancy {
+                entries: entries as u32,
+                budget: budget.clamp(1, entries) as u32,
+                ..Occupancy::default()
+            },
+            hand: 0,
+        })
+    }
+
+    /// What its memory lies on.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// How full it is.
+    pub fn occupancy(&self) -> Occupancy {
+        self.occupancy
+    }
+
+    /// The entry at an index that a lookup or insertion has given.
+    #[inline(always)]
+    pub fn entry(&self, index: u32) -> &E {
+        &self.entries[index as usize]
+    }
+
+    /// Likewise, to be changed.
+    #[inline(always)]
+    pub fn entry_mut(&mut self, index: u32) -> &mut E {
+        &mut self.entries[index as usize]
+    }
+
+    /// First pass: the bucket of a hash is asked for.
+    #[inline(always)]
+    pub fn prefetch(&self, hash: u32) {
+        arch::prefetch(&self.buckets[self.first(hash)]);
+    }
+
+    /// Second pass: which slots of the bucket may be it; the entry of the first is asked for, two lines of it if `whole`.
+    #[inline(always)]
+    pub fn candidates(&self, hash: u32, whole: bool) -> Candidates {
+        let bucket = &self.buckets[self.first(hash)];
+        let found = matching(bucket, tag(hash));
+        if found != 0 {
+            let slot = found.trailing_zeros() as usize & (SLOTS - 1);
+            if let Some(entry) = self.entries.get(bucket.entries[slot] as usize) {
+                arch::prefetch(entry);
+                let lines: &[[u8; 64]] = bytemuck::cast_slice(std::slice::from_ref(entry));
+                if whole || size_of::<E>() > 128 {
+                    arch::prefetch(&lines[1]);
+                }
+                if whole && size_of::<E>() > 128 {
+                    arch::prefetch(&lines[2]);
+                }
+            }
+        }
+        Candidates(found)
+    }
+
+    /// Third pass: the flow of a tuple, as `(index << 1) | direction`.
+    #[inline(always)]
+    pub fn find(&self, hash: u32, Candidates(found): Candidates, key: &E::Key) -> Option<u32> {
+        let first = self.first(hash);
+        let bucket = &self.buckets[first];
+        if let Some(flow) = self.among(bucket, found, key) {
+            return Some(flow);
+        }
+        if bucket.elsewhere == 0 {
+            return None;
+        }
+        self.find_elsewhere(first, hash, key)
+    }
+
+    #[inline(never)]
+    fn find_elsewhere(&self, first: usize, hash: u32, key: &E::Key) -> Option<u32> {
+        let bucket = &self.buckets[self.other(first, tag(hash))];
+        self.among(bucket, matching(bucket, tag(hash)), key)
+    }
+
+    #[inline(always)]
+    fn among(&self, bucket: &Bucket, mut found: u8, key: &E::Key) -> Option<u32> {
+        while found != 0 {
+            let index = bucket.entries[found.trailing_zeros() as usize & (SLOTS - 1)];
+            let entry = self.entries[index as usize].key();
+            if entry == key {
+                return Some(index << 1 | ORIGINAL as u32);
+            }
+            if *entry == key.reversed() {
+                return Some(index << 1 | REPLY as u32);
+            }
+            found &= found - 1;
+        }
+        None
+    }
+
+    /// All three passes for one tuple.
+    pub fn lookup(&self, hash: u32, key: &E::Key) -> Option<u32> {
+        self.find(hash, self.candidates(hash, false), key)
+    }
+
+    /// Files a flow that is not in the table; it counts as half-open if `body` says so. `evicted` is called with a flow that has
+    /// to go for it.
+    pub fn insert(&mut self, key: E::Key, body: Body, mut evicted: impl FnMut(&E)) -> Result<u32, Full> {
+        let half_open = body.has(mark::HALF_OPEN);
+        let crowded = half_open && self.occupancy.half_open >= self.occupancy.budget;
+        if crowded || self.occupancy.used >= self.occupancy.entries {
+            if self.oldest == NONE {
+                return Err(Full);
+            }
+            let oldest = self.oldest;
+            evicted(&self.entries[oldest as usize]);
+            self.remove(oldest);
+        }
+        let (bucket, slot) = self.place(body.hash).ok_or(Full)?;
+        let index = match self.free {
+            NONE => {
+                self.untouched += 1;
+                self.untouched - 1
+            }
+            index => {
+                self.free = self.links[index as usize].newer;
+                index
+            }
+        };
+        self.buckets[bucket].tags[slot] = tag(body.hash);
+        self.buckets[bucket].entries[slot] = index;
+        let mut entry = E::new(key, body);
+        entry.body_mut().flags |= mark::USED;
+        self.entries[index as usize] = entry;
+        self.occupancy.used += 1;
+        if half_open {
+            self.append(index);
+        }
+        Ok(index)
+    }
+
+    /// An empty slot in one of the two buckets of a hash, made if need be.
+    fn place(&mut self, hash: u32) -> Option<(usize, usize)> {
+        let first = self.first(hash);
+        if let Some(slot) = empty(&self.buckets[first]) {
+            return Some((first, slot));
+        }
+        let second = self.other(first, tag(hash));
+        let (bucket, slot) = match empty(&self.buckets[second]) {
+            Some(slot) => (second, slot),
+            None => self.make_room(first, second)?,
+        };
+        if bucket != first {
+            self.buckets[first].elsewhere += 1;
+        }
+        Some((bucket, slot))
+    }
+
+    /// Moves entries to their other buckets, along the shortest way that ends at an empty slot; the result is the slot that
+    /// becomes empty in one of the two.
+    #[cold]
+    fn make_room(&mut self, first: usize, second: usize) -> Option<(usize, usize)> {
+        // Buckets reached: from which of them, by moving the entry of which slot.
+        let mut reached = [(0, 0, 0); REACH];
+        (reached[0], reached[1]) = ((first, usize::MAX, 0), (second, usize::MAX, 0));
+        let (mut next, mut count) = (0, 2);
+        while next < count {
+            let (bucket, ..) = reached[next];
+            for slot in 0..SLOTS {
+                let to = self.other(bucket, self.buckets[bucket].tags[slot]);
+                if let Some(free) = empty(&self.buckets[to]) {
+                    return Some(self.shift(&reached, next, slot, (to, free)));
+                }
+                if count < REACH && reached[..count].iter().all(|(known, ..)| *known != to) {
+                    reached[count] = (to, next, slot);
+                    count += 1;
+                }
+            }
+            next += 1;
+        }
+        None
+    }
+
+    /// Carries out the moves that lead to `free`, the last first.
+    fn shift(
+        &mut self,
+        reached: &[(usize, usize, usize); REACH],
+        mut at: usize,
+        mut slot: usize,
+        mut free: (usize, usize),
+    ) -> (usize, usize) {
+        loop {
+            let (bucket, before, by) = reached[at];
+            let (tag, index) = (self.buckets[bucket].tags[slot], self.buckets[bucket].entries[slot]);
+            self.buckets[free.0].tags[free.1] = tag;
+            self.buckets[free.0].entries[free.1] = index;
+            let home = self.first(self.entries[index as usize].body().hash);
+            if bucket != free.0 {
+                if home == bucket {
+                    self.buckets[home].elsewhere += 1;
+                } else {
+                    self.buckets[home].elsewhere -= 1;
+                }
+            }
+            self.buckets[bucket].tags[slot] = 0;
+            if before == usize::MAX {
+                return (bucket, slot);
+            }
+            free = (bucket, slot);
+            (at, slot) = (before, by);
+        }
+    }
+
+    /// Forgets a flow.
+    pub fn remove(&mut self, index: u32) {
+        let body = self.entries[index as usize].body();
+        debug_assert!(body.has(mark::USED));
+        let (hash, half_open) = (body.hash, body.has(mark::HALF_OPEN));
+        let first = self.first(hash);
+        let second = self.other(first, tag(hash));
+        let slot_in = |bucket: &Bucket| (0..SLOTS).find(|s| bucket.tags[*s] != 0 && bucket.entries[*s] == index);
+        if let Some(slot) = slot_in(&self.buckets[first]) {
+            self.buckets[first].tags[slot] = 0;
+        } else if let Some(slot) = slot_in(&self.buckets[second]) {
+            self.buckets[second].tags[slot] = 0;
+            self.buckets[first].elsewhere -= 1;
+        } else {
+            debug_assert!(false, "an entry in use is in one of its buckets");
+        }
+        if half_open {
+            self.unlink(index);
+        }
+        self.entries[index as usize].body_mut().flags = 0;
+        self.links[index as usize].newer = self.free;
+        self.free = index;
+        self.occupancy.used -= 1;
+    }
+
+    /// A half-open flow has become open: it leaves the budget, and cannot be evicted any more.
+    pub fn establish(&mut self, index: u32) {
+        self.unlink(index);
+        self.entries[index as usize].body_mut().flags &= !mark::HALF_OPEN;
+    }
+
+    fn append(&mut self, index: u32) {
+        self.links[index as usize] = Link { older: self.newest, newer: NONE };
+        match self.newest {
+            NONE => self.oldest = index,
+            newest => self.links[newest as usize].newer = index,
+        }
+        self.newest = index;
+        self.occupancy.half_open += 1;
+    }
+
+    fn unlink(&mut self, index: u32) {
+        let Link { older, newer } = self.links[index as usize];
+        match older {
+            NONE => self.oldest = newer,
+            older => self.links[older as usize].newer = newer,
+        }
+        match newer {
+            NONE => self.newest = older,
+            newer => self.links[newer as usize].older = older,
+        }
+        self.occupancy.half_open -= 1;
+    }
+
+    /// Moves the hand over the next `count` entries and forgets those whose time has passed at `now` (ticks). `ended` is called
+    /// with each. Returns how many went.
+    pub fn expire(&mut self, now: u32, count: usize, mut ended: impl FnMut(&E)) -> usize {
+        let mut gone = 0;
+        for _ in 0..count.min(self.untouched as usize) {
+            if self.hand >= self.untouched {
+                self.hand = 0;
+            }
+            let entry = &self.entries[self.hand as usize];
+            let body = entry.body();
+            if body.has(mark::USED) && has_passed(body.expires, now) {
+                ended(entry);
+                self.remove(self.hand);
+                gone += 1;
+            }
+            self.hand += 1;
+        }
+        gone
+    }
+
+    /// Looks at the next `count` entries from `cursor` on, and calls `with` for those in use until it returns false; the cursor
+    /// then stands at the entry it refused. True if the end is reached.
+    pub fn walk(&self, cursor: &mut u32, count: usize, mut with: impl FnMut(u32, &E) -> bool) -> bool {
+        for _ in 0..count {
+            if *cursor >= self.untouched {
+                return true;
+            }
+            let entry = &self.entries[*cursor as usize];
+            if entry.body().has(mark::USED) && !with(*cursor, entry) {
+                return false;
+            }
+            *cursor += 1;
+        }
+        *cursor >= self.untouched
+    }
+
+    /// The bucket a hash belongs to first. The upper bits of the hash have chosen the worker, so all bits are mixed.
+    #[inline(always)]
+    fn first(&self, hash: u32) -> usize {
+        reduce(hash.wrapping_mul(0x9e37_79b1), self.buckets.len())
+    }
+
+    /// The other bucket of an entry that is in `bucket`.
+    #[inline(always)]
+    fn other(&self, bucket: usize, tag: u16) -> usize {
+        let count = self.buckets.len();
+        let sum = reduce(u32::from(tag).wrapping_mul(0x85eb_ca6b), count) + count - bucket;
+        if sum >= count { sum - count } else { sum }
+    }
+
+    /// Everything that must hold, for tests: panics where it does not.
+    #[doc(hidden)]
+    pub fn check(&self) {
+        let mut filed = std::collections::HashMap::new();
+        let mut elsewhere = vec![0; self.buckets.len()];
+        for (at, bucket) in self.buckets.iter().enumerate() {
+            for slot in (0..SLOTS).filter(|slot| bucket.tags[*slot] != 0) {
+                let index = bucket.entries[slot];
+                let body = self.entries[index as usize].body();
+                assert!(body.has(mark::USED), "a slot refers to a free entry");
+                assert_eq!(bucket.tags[slot], tag(body.hash));
+                let first = self.first(body.hash);
+                if first != at {
+                    assert_eq!(self.other(first, tag(body.hash)), at);
+                    elsewhere[first] += 1;
+                }
+                assert!(filed.insert(index, at).is_none(), "an entry is filed twice");
+            }
+        }
+        for (bucket, elsewhere) in self.buckets.iter().zip(elsewhere) {
+            assert_eq!(bucket.elsewhere, elsewhere);
+        }
+        let used = self.entries.iter().filter(|entry| entry.body().has(mark::USED)).count();
+        assert_eq!((filed.len(), used), (self.occupancy.used as usize, self.occupancy.used as usize));
+        let (mut at, mut before, mut half_open) = (self.oldest, NONE, 0);
+        while at != NONE {
+            assert!(self.entries[at as usize].body().has(mark::USED | mark::HALF_OPEN));
+            assert_eq!(self.links[at as usize].older, before);
+            (before, at, half_open) = (at, self.links[at as usize].newer, half_open + 1);
+        }
+        assert_eq!((self.newest, half_open), (before, self.occupancy.half_open));
+        assert!(self.occupancy.half_open <= self.occupancy.budget);
+        let (mut at, mut free) = (self.free, 0);
+        while at != NONE {
+            assert!(!self.entries[at as usize].body().has(mark::USED));
+            (at, free) = (self.links[at as usize].newer, free + 1);
+        }
+        assert_eq!(free + self.occupancy.used, self.untouched);
+    }
+}
+
+/// What of a hash stands in a bucket: never 0. The lower bits, which choose no worker.
+#[inline(always)]
+fn tag(hash: u32) -> u16 {
+    (hash as u16).max(1)
+}
+
+/// A number below `count`, by multiplication.
+#[inline(always)]
+fn reduce(hash: u32, count: usize) -> usize {
+    ((u64::from(hash) * count as u64) >> 32) as usize
+}
+
+#[inline(always)]
+fn matching(bucket: &Bucket, tag: u16) -> u8 {
+    let mut found = 0;
+    for slot in 0..SLOTS {
+        found |= u8::from(bucket.tags[slot] == tag) << slot;
+    }
+    found
+}
+
+#[inline(always)]
+fn empty(bucket: &Bucket) -> Option<usize> {
+    let free = matching(bucket, 0);
+    (free != 0).then_some(free.trailing_zeros() as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{HashMap, VecDeque};
+
+    use proptest::prelude::*;
+
+    use super::super::entry::{EntryV4, KeyV4};
+    use super::*;
+
+    fn key(n: u32) -> KeyV4 {
+        KeyV4 { src: n.to_be_bytes(), dst: [10, 0, 0, 1], sport: 7, dport: 53, domain: 0, proto: 17, wire: 1 }
+    }
+
+    fn hash(n: u32) -> u32 {
+        // Any mixing will do.
+        let wide = u64::from(n).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (wide ^ wide >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9) as u32 ^ (wide >> 32) as u32
+    }
+
+    fn body(n: u32, expires: u32, flags: u8) -> Body {
+        Body { hash: hash(n), expires, flags, ..Body::zeroed() }
+    }
+
+    fn table(entries: usize, budget: usize) -> Table<EntryV4> {
+        Table::new(entries, budget, Placement::default()).expect("memory")
+    }
+
+    #[test]
+    fn it_fills_to_the_last_entry_and_then_refuses() {
+        let mut table = table(20_000, 100);
+        for n in 0..20_000 {
+            table.insert(key(n), body(n, 9, 0), |_| panic!("nothing to evict")).expect("room");
+        }
+        table.check();
+        assert_eq!(table.insert(key(20_000), body(20_000, 9, 0), |_| panic!("none may go")), Err(Full));
+        for n in 0..20_000 {
+            let there = table.lookup(hash(n), &key(n)).expect("found");
+            assert_eq!(table.lookup(hash(n), &key(n).reversed()), Some(there | 1));
+        }
+        assert_eq!(table.lookup(hash(20_000), &key(20_000)), None);
+        assert!(Table::<EntryV4>::bytes_per_flow(1_000_000) <= 160);
+        assert_eq!(table.expire(9, 20_000, |_| ()), 20_000);
+        table.check();
+        assert_eq!(table.occupancy().used, 0);
+    }
+
+    #[test]
+    fn the_oldest_half_open_flow_goes_first_and_open_ones_never() {
+        let mut table = table(10, 4);
+        let mut evicted = Vec::new();
+        for n in 0..6 {
+            let index = table.insert(key(n), body(n, 9, mark::HALF_OPEN), |gone| evicted.push(gone.key().src[3]));
+            if n == 1 {
+                table.establish(index.expect("room"));
+            }
+        }
+        assert_eq!(evicted, [0], "four half-open at most, and 1 is open");
+        for n in 6..14 {
+            table.insert(key(n), body(n, 9, 0), |gone| evicted.push(gone.key().src[3])).expect("room");
+            table.check();
+        }
+        assert_eq!(evicted, [0, 2, 3, 4]);
+        assert!(table.lookup(hash(1), &key(1)).is_some());
+        table.insert(key(14), body(14, 9, mark::HALF_OPEN), |gone| evicted.push(gone.key().src[3])).expect("room");
+        assert_eq!(evicted, [0, 2, 3, 4, 5]);
+        table.insert(key(15), body(15, 9, mark::HALF_OPEN), |gone| evicted.push(gone.key().src[3])).expect("room");
+        table.establish(table.lookup(hash(15), &key(15)).expect("there") >> 1);
+        assert_eq!(table.insert(key(16), body(16, 9, mark::HALF_OPEN), |_| ()), Err(Full));
+        table.check();
+    }
+
+    #[test]
+    fn the_hand_looks_at_as_many_as_it_is_told() {
+        let mut table = table(100, 100);
+        for n in 0..60 {
+            table.insert(key(n), body(n, n % 2 * 100, 0), |_| ()).expect("room");
+        }
+        let mut gone = 0;
+        assert_eq!((0..6).map(|_| table.expire(50, 10, |_| gone += 1)).collect::<Vec<_>>(), [5; 6]);
+        assert_eq!((gone, table.occupancy().used), (30, 30));
+        table.check();
+        let (mut cursor, mut seen) = (0, 0);
+        while !table.walk(&mut cursor, 7, |_, _| {
+            seen += 1;
+            true
+        }) {}
+        assert_eq!(seen, 30);
+    }
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_a_map(
+            steps in prop::collection::vec((0..6u8, 0..200u32), 1..600), entries in 1..100usize, budget in 1..50usize,
+        ) {
+            let mut table = table(entries, budget);
+            let mut known: HashMap<u32, u32> = HashMap::new();
+            let mut waiting = VecDeque::new();
+            for (step, n) in steps {
+                let found = table.lookup(hash(n), &key(n));
+                prop_assert_eq!(found.is_some(), known.contains_key(&n));
+                match (step, found) {
+                    (0..3, None) => {
+                        let flags = if step == 0 { 0 } else { mark::HALF_OPEN };
+                        let crowded = step > 0 && waiting.len() >= budget.clamp(1, entries);
+                        let gone = if crowded || known.len() == entries { waiting.pop_front() } else { None };
+                        let full = (crowded || known.len() == entries) && gone.is_none();
+                        if let Some(gone) = gone { known.remove(&gone); }
+                        let mut evicted = None;
+                        let result = table.insert(key(n), body(n, n, flags), |entry| evicted = Some(u32::from_be_bytes(entry.key().src)));
+                        prop_assert_eq!(evicted, gone);
+                        prop_assert_eq!(result.is_err(), full);
+                        if !full {
+                            known.insert(n, n);
+                            if step > 0 { waiting.push_back(n); }
+                        }
+                    }
+                    (3, Some(flow)) => {
+                        table.remove(flow >> 1);
+                        known.remove(&n);
+                        waiting.retain(|other| *other != n);
+                    }
+                    (4, Some(flow)) if table.entry(flow >> 1).body().has(mark::HALF_OPEN) => {
+                        table.establish(flow >> 1);
+                        waiting.retain(|other| *other != n);
+                    }
+                    (5, _) => {
+                        table.expire(n, entries, |_| ());
+                        known.retain(|_, expires| *expires > n);
+                        waiting.retain(|other| *other > n);
+                    }
+                    _ => {}
+                }
+            }
+            table.check();
+            prop_assert_eq!(table.occupancy().used as usize, known.len());
+        }
+    }
+}
