@@ -20,10 +20,12 @@ use crate::dpdk::error::Error;
 use crate::dpdk::pool::Pool;
 use crate::dpdk::port::{Place, Port, PortConfig, RxQueue, TxQueue};
 use crate::dpdk::ring::ring;
+use crate::flow::region::Placement;
 use crate::io::dpdk::DpdkIo;
 use crate::memory;
 use crate::packet::BATCH;
 use crate::packet::steer::Key;
+use crate::stage::conntrack::Tables;
 use crate::stage::pipeline::{self, Blueprint};
 use crate::stats::Sheet;
 use crate::worker::{self, Handoff, Mailbox, Setup, Signals, Worker};
@@ -179,6 +181,8 @@ impl Appliance {
         let clock = Arc::new(Clock::new(tsc_hz));
         let yields = config.worker.idle == Idle::Yield || config.worker.oversubscribe;
         let handoffs = handoffs(workers, &begun)?;
+        let random = RandomState::new();
+        let key = Key(std::array::from_fn(|word| random.hash_one(word)));
         let (mut running, mut views) = (Vec::new(), Vec::new());
         for (index, handoff) in handoffs.into_iter().enumerate() {
             let io = DpdkIo::new(take_queues(index, workers, &mut begun), pools[&eal_node(eal, index, &pools)].clone());
@@ -189,6 +193,8 @@ impl Appliance {
                 mtus: config.ports.iter().map(|port| port.mtu.0 as u16).collect(),
                 strip,
                 links: links.clone(),
+                key,
+                tables: tables(&blueprint, eal, index)?,
                 handoff,
             };
             let published = Arc::new(blueprint.layout.published());
@@ -274,6 +280,15 @@ impl Appliance {
         self.eal.close();
         Stopped { sheets, ports, missing_buffers, troubles, blueprint }
     }
+}
+
+/// A worker's flow tables, on its own NUMA node and all of them present.
+fn tables(blueprint: &Blueprint, eal: &Eal, worker: usize) -> Result<Option<Tables>, Failure> {
+    let placement = Placement { huge: eal.hugepages(), present: true, node: Some(eal.node(worker)) };
+    blueprint.tables(placement).map_err(|error| {
+        let what = format!("cannot take memory for the flow tables of worker {worker}: {error}");
+        Failure::Environment(format!("{what}; lower memory.flows, or give the machine more memory or huge pages"))
+    })
 }
 
 /// An error of a port's, under the port's name.
@@ -440,13 +455,10 @@ fn handoffs(workers: usize, ports: &[Begun]) -> Result<Vec<Option<Handoff>>, Fai
     if workers == 1 {
         return Ok(vec![None]);
     }
-    let random = RandomState::new();
-    let key = Key(std::array::from_fn(|word| random.hash_one(word)));
     let refused = |errno| Failure::Environment(format!("cannot make a ring between workers: {errno}"));
     let mut all: Vec<Handoff> = (0..workers)
         .map(|me| Handoff {
             me,
-            key,
             to: (0..workers).map(|_| None).collect(),
             from: Vec::new(),
             out: ports.iter().map(|_| None).collect(),

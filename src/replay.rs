@@ -16,9 +16,11 @@ use std::sync::atomic::AtomicU64;
 
 use crate::config::names::Names;
 use crate::config::port::Port;
+use crate::flow::region::Placement;
 use crate::io::capture::{Merge, Writer};
 use crate::io::memory::MemoryIo;
 use crate::packet::frame::Heap;
+use crate::packet::steer::Key;
 use crate::packet::{BATCH, Frame, Meta};
 use crate::stage::pipeline::Blueprint;
 use crate::stats::{Account, Reason, Sheet};
@@ -127,6 +129,8 @@ impl Replay {
             mtus: ports.iter().map(|port| port.mtu.0 as u16).collect(),
             strip: ports.iter().enumerate().map(|(i, port)| u64::from(port.vlan_strip) << i).sum(),
             links: Arc::new(AtomicU64::new(u64::MAX)),
+            key: Key::seeded(1),
+            tables: blueprint.tables(Placement::default()).expect("memory for flow tables"),
             handoff: None,
         };
         Replay {

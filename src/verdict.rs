@@ -345,6 +345,7 @@ mod tests {
             mistakes: &mut Mistakes::default(),
             workers: 1,
             conntrack: false,
+            flows: (64, 64),
         };
         assert_eq!(cx.rule("web", &place, "allow"), Some(0));
         let reason = layout.reason("engine.too-big").expect("known");

@@ -14,6 +14,7 @@ use crate::io::Io;
 use crate::packet::decode::{decode, strip_tag};
 use crate::packet::steer::{Key, owner, steer};
 use crate::packet::{BATCH, Batch, Frame, Mask, Meta, bits};
+use crate::stage::conntrack::Tables;
 use crate::stage::pipeline::{Blueprint, Pipeline, port_counter};
 use crate::stage::{Cx, Depth, Row};
 use crate::stats::{Account, Engine, Published, Reason, Sheet};
@@ -72,8 +73,6 @@ impl Default for Mailbox {
 pub struct Handoff {
     /// Which worker this is.
     pub me: usize,
-    /// The key of `steer`, the same in all workers.
-    pub key: Key,
     /// To each worker, packets that it owns; none to itself.
     pub to: Vec<Option<Producer>>,
     /// From the other workers, packets that this one owns.
@@ -121,6 +120,10 @@ pub struct Setup {
     pub strip: u64,
     /// Bit per port: its link is up. Written by control.
     pub links: Arc<AtomicU64>,
+    /// Hashes tuples; the same in all workers.
+    pub key: Key,
+    /// The flow tables, if the pipeline tracks connections.
+    pub tables: Option<Tables>,
     /// Rings to other workers; none for a single worker.
     pub handoff: Option<Handoff>,
 }
@@ -145,6 +148,7 @@ pub struct Worker<I: Io, O: Observer = ()> {
     port_counters: Vec<usize>,
     strip: u64,
     links: Arc<AtomicU64>,
+    key: Key,
     handoff: Option<Handoff>,
 }
 
@@ -170,7 +174,8 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let workers = setup.handoff.as_ref().map_or(0, |handoff| handoff.to.len());
         Worker {
             observer,
-            pipeline: blueprint.start(setup.index),
+            pipeline: blueprint.start(setup.index, setup.tables, setup.key, steered),
+            key: setup.key,
             batch: Box::default(),
             sheet: blueprint.layout.sheet(),
             depth,
@@ -211,6 +216,11 @@ impl<I: Io, O: Observer> Worker<I, O> {
     /// Its pipeline.
     pub fn pipeline(&self) -> &Pipeline {
         &self.pipeline
+    }
+
+    /// Its pipeline, to be changed between turns.
+    pub fn pipeline_mut(&mut self) -> &mut Pipeline {
+        &mut self.pipeline
     }
 
     /// One turn at time `now` (Unix nanoseconds): everything that can be received goes to its end. Returns the number of
@@ -314,7 +324,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
     /// Hands packets that another worker owns over to it.
     fn steer(&mut self) {
         let Some(handoff) = &self.handoff else { return };
-        let (me, key, workers) = (handoff.me, handoff.key, handoff.to.len());
+        let (me, key, workers) = (handoff.me, self.key, handoff.to.len());
         let batch = &mut *self.batch;
         for i in bits(batch.live) {
             steer(&mut batch.metas[i], &batch.frames[i], key);
@@ -592,7 +602,17 @@ mod tests {
         let blueprint = compile(&config, 1, &[]).unwrap_or_else(|list| panic!("{list:#?}"));
         let (links, layout) = (Arc::new(AtomicU64::new(links)), blueprint.layout.clone());
         let strip = config.ports.iter().enumerate().map(|(i, port)| u64::from(port.vlan_strip) << i).sum();
-        let setup = Setup { blueprint, index: 0, burst: 32, mtus: vec![1500, 1500], strip, links, handoff };
+        let setup = Setup {
+            blueprint,
+            index: 0,
+            burst: 32,
+            mtus: vec![1500, 1500],
+            strip,
+            links,
+            key: Key::seeded(3),
+            tables: None,
+            handoff,
+        };
         (Worker::new(MemoryIo::new(2, 256, 2000), (), setup), layout)
     }
 
@@ -655,7 +675,17 @@ mod tests {
         let config = Config::parse(&Source::new("worker.toml", &format!("{ports}{UNREAD}"))).expect("good");
         let blueprint = compile(&config, 1, &[]).expect("good");
         let (mtus, links) = (vec![1500, 1500], Arc::new(AtomicU64::new(u64::MAX)));
-        let setup = Setup { blueprint, index: 0, burst: 32, mtus, strip: 0b01, links, handoff: None };
+        let setup = Setup {
+            blueprint,
+            index: 0,
+            burst: 32,
+            mtus,
+            strip: 0b01,
+            links,
+            key: Key::seeded(3),
+            tables: None,
+            handoff: None,
+        };
         let mut worker = Worker::new(MemoryIo::new(2, 256, 2000), (), setup);
         let (plain, tagged) =
             (frame(1, 20), Packet::udp("10.0.0.1:1000", "10.0.1.1:53").payload(&[7; 20]).vlan(5).bytes());
@@ -676,7 +706,6 @@ mod tests {
         let (mut from_other, to_me) = ring(32).expect("a ring");
         let handoff = Handoff {
             me: 0,
-            key: Key::seeded(3),
             to: vec![None, Some(to_other)],
             from: vec![to_me],
             out: vec![None, None],

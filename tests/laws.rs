@@ -11,6 +11,7 @@ use flowgate::config::Config;
 use flowgate::config::source::Source;
 use flowgate::dpdk::eal::Eal;
 use flowgate::dpdk::ring::ring;
+use flowgate::flow::region::Placement;
 use flowgate::io::memory::MemoryIo;
 use flowgate::packet::steer::Key;
 use flowgate::stage::pipeline::compile;
@@ -129,7 +130,6 @@ fn two_workers_keep_the_laws() {
     let worker = |me: usize, to, from, io| {
         let handoff = Handoff {
             me,
-            key: Key::seeded(7),
             to: if me == 0 { vec![None, Some(to)] } else { vec![Some(to), None] },
             from: vec![from],
             out: vec![None, None],
@@ -142,6 +142,8 @@ fn two_workers_keep_the_laws() {
             mtus: vec![1500, 1500],
             strip: 0,
             links: links.clone(),
+            key: Key::seeded(7),
+            tables: blueprint.tables(Placement::default()).expect("memory for flow tables"),
             handoff: Some(handoff),
         };
         Worker::new(io, (), setup)

@@ -150,8 +150,20 @@ crate::section! {
         pub hugepages: Hugepages = Hugepages::Auto,
         /// Packet buffers on each NUMA node; `"auto"` counts what queues, bursts and caches can hold.
         pub packets: Auto<Within<1024, 16777216>> = Auto::Auto,
+        /// IPv4 flows that can be tracked, over all workers; with `conntrack` in the pipeline the memory for them is taken at start (150 bytes each).
+        pub flows: Within<64, 1073741824> = Within(1_000_000),
+        /// IPv6 flows, likewise (220 bytes each); `"auto"` is a quarter of `flows`.
+        pub flows_v6: Auto<Within<64, 1073741824>> = Auto::Auto,
         /// Memory DPDK may take; `"auto"` is what the packet buffers and tables need.
         pub limit: Auto<Size> = Auto::Auto,
+    }
+}
+
+impl Memory {
+    /// IPv4 and IPv6 flows of the whole appliance.
+    pub fn all_flows(&self) -> (u32, u32) {
+        let v4 = self.flows.0 as u32;
+        (v4, self.flows_v6.given().map_or((v4 / 4).max(64), |v6| v6.0 as u32))
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::Running;
 use crate::stage::pipeline::port_counter;
-use crate::stage::{Plan, rule_counter};
+use crate::stage::rule_counter;
 use crate::stats::{Account, Sheet};
 
 /// How long a worker may take to answer.
@@ -74,10 +74,6 @@ pub fn account(sheet: &Sheet) -> Value {
 fn pipeline(running: &Running) -> Value {
     let total = running.total();
     let blueprint = &running.blueprint;
-    let described = |plan: &Plan| match plan {
-        Plan::Packet(plan) => plan.describe(),
-        Plan::Flow(plan) => plan.describe(),
-    };
     let stages = blueprint.stages.iter().map(|stage| {
         let of = |labels: &[crate::stats::Label], words: &[u64]| -> Value {
             let mine = labels.iter().zip(words).filter(|(label, _)| label.scope == stage.instance);
@@ -86,7 +82,7 @@ fn pipeline(running: &Running) -> Value {
         json!({
             "stage": stage.instance,
             "kind": stage.kind.name,
-            "compiled": described(&stage.plan),
+            "compiled": stage.plan.describe(),
             "drops": of(blueprint.layout.reason_labels(), &total.reasons),
             "counters": of(blueprint.layout.counter_labels(), &total.counters),
         })
@@ -127,6 +123,7 @@ fn rules(running: &Running) -> Value {
             "line": rule.place.line,
             "packets": word(rule_counter::PACKETS),
             "bytes": word(rule_counter::BYTES),
+            "flows": word(rule_counter::FLOWS),
             "last_hit": (last > 0).then(|| last as f64 / 1e9),
         })
     });

@@ -71,6 +71,11 @@ const MAGIC: [u8; 8] = *b"flowgate";
 #[derive(Clone, Copy, Debug)]
 pub struct Candidates(u8);
 
+impl Candidates {
+    /// None at all.
+    pub const NONE: Candidates = Candidates(0);
+}
+
 /// Why a flow got no entry: the table is full of flows that may not be evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;

@@ -12,7 +12,7 @@
 //! translated addresses (owned by slice of ports), and sources mapped endpoint-independently (hashed alone).
 
 use crate::wire::icmpv4::{self, Icmpv4};
-use crate::wire::icmpv6::{self, Icmpv6};
+use crate::wire::icmpv6;
 use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::ipv6::{self, Extension, Fragment, Ipv6};
 use crate::wire::protocol;
@@ -102,15 +102,15 @@ fn join(a: u64, b: u64, rest: u64, Key(key): Key) -> u32 {
 #[cold]
 fn unusual(meta: &Meta, bytes: &[u8], key: Key) -> u32 {
     let found = if meta.has(flag::ICMP_ERROR) && !meta.has(flag::FIRST_FRAGMENT) {
-        bytes.get(meta.l4() + Icmpv4::LEN..meta.end()).and_then(|quote| quoted(meta, quote, key))
+        bytes.get(meta.l4() + Icmpv4::LEN..meta.end()).and_then(|quote| quoted_hash(meta, quote, key))
     } else {
         bytes.get(meta.l3()..meta.end()).and_then(|packet| {
             if meta.has(flag::IPV4) {
                 let ip = Ipv4::parse(packet)?;
-                Some(fragment_v4(ip, key))
+                Some(fragment_v4(&meta.src, &meta.dst, ip.protocol(), ip.id(), key))
             } else {
                 let ip = Ipv6::parse(packet)?;
-                extensions(ip, packet).fragment.map(|fragment| fragment_v6(ip, fragment.id(), key))
+                extensions(ip, packet).fragment.map(|fragment| fragment_v6(&meta.src, &meta.dst, fragment.id(), key))
             }
         })
     };
@@ -118,63 +118,87 @@ fn unusual(meta: &Meta, bytes: &[u8], key: Key) -> u32 {
 }
 
 /// What identifies a datagram in fragments is source, destination, protocol and id (RFC 791 section 3.2).
-fn fragment_v4(ip: Ipv4<'_>, key: Key) -> u32 {
-    let (source, destination) = (wide(ip.source()), wide(ip.destination()));
-    let rest = u64::from(ip.protocol()) | u64::from(ip.id()) << 8;
-    join(end_v4(&source, 0, key), end_v4(&destination, 0, key), rest, key)
+fn fragment_v4(source: &[u8; 16], destination: &[u8; 16], protocol: u8, id: u16, key: Key) -> u32 {
+    let rest = u64::from(protocol) | u64::from(id) << 8;
+    join(end_v4(source, 0, key), end_v4(destination, 0, key), rest, key)
 }
 
 /// As for IPv4, but the protocol is no part of it: later fragments may name another than the first (RFC 8200 section 4.5).
-fn fragment_v6(ip: Ipv6<'_>, id: u32, key: Key) -> u32 {
+fn fragment_v6(source: &[u8; 16], destination: &[u8; 16], id: u32, key: Key) -> u32 {
     let rest = u64::from(id) << 8;
-    join(end_v6(&ip.source(), 0, key), end_v6(&ip.destination(), 0, key), rest, key)
+    join(end_v6(source, 0, key), end_v6(destination, 0, key), rest, key)
+}
+
+/// What an ICMP error tells of the packet it quotes.
+pub struct Quoted {
+    /// Its facts, as far as decode would fill them and the quote goes: addresses, protocol, ports.
+    pub facts: Meta,
+    /// Offset of its transport header in the quote; that may end before.
+    pub transport: usize,
+    /// It is a later fragment: it shows no transport header.
+    pub later_fragment: bool,
+    /// IPv6: what identifies its datagram.
+    id: u32,
+}
+
+/// Reads the packet quoted in the ICMP error `meta` is about; `None` if the quote does not hold a network header.
+pub fn quoted(meta: &Meta, quote: &[u8]) -> Option<Quoted> {
+    let mut facts = Meta::UNKNOWN;
+    let mut quoted = if meta.has(flag::IPV4) {
+        let ip = Ipv4::parse(quote).filter(|ip| ip.version() == 4 && ip.header_len() >= Ipv4::LEN)?;
+        (facts.src, facts.dst) = (wide(ip.source()), wide(ip.destination()));
+        (facts.flags, facts.proto) = (flag::IPV4, ip.protocol());
+        let later_fragment = ip.fragment() & ipv4::OFFSET != 0;
+        Quoted { facts, transport: ip.header_len(), later_fragment, id: ip.id().into() }
+    } else {
+        let ip = Ipv6::parse(quote).filter(|ip| ip.version() == 6)?;
+        let chain = extensions(ip, quote);
+        (facts.src, facts.dst) = (ip.source(), ip.destination());
+        (facts.flags, facts.proto) = (flag::IPV6, chain.proto);
+        let later_fragment = chain.fragment.is_some_and(|fragment| fragment.offset() != 0);
+        let id = chain.fragment.map_or(0, |fragment| fragment.id());
+        Quoted { facts, transport: chain.at, later_fragment, id }
+    };
+    if !quoted.later_fragment
+        && let Some(behind) = quote.get(quoted.transport..)
+    {
+        quoted_ports(&mut quoted.facts, behind);
+    }
+    Some(quoted)
 }
 
 /// The hash of the flow to which a packet quoted in an ICMP error belongs, as far as the quote goes; `None` if it does not
 /// hold a network header.
-fn quoted(meta: &Meta, quote: &[u8], key: Key) -> Option<u32> {
-    let mut facts = Meta::UNKNOWN;
-    let behind = if meta.has(flag::IPV4) {
-        let ip = Ipv4::parse(quote).filter(|ip| ip.version() == 4 && ip.header_len() >= Ipv4::LEN)?;
-        if ip.fragment() & ipv4::OFFSET != 0 {
-            return Some(fragment_v4(ip, key));
-        }
-        (facts.src, facts.dst) = (wide(ip.source()), wide(ip.destination()));
-        (facts.flags, facts.proto) = (flag::IPV4, ip.protocol());
-        quote.get(ip.header_len()..)
-    } else {
-        let ip = Ipv6::parse(quote).filter(|ip| ip.version() == 6)?;
-        let chain = extensions(ip, quote);
-        if let Some(fragment) = chain.fragment.filter(|fragment| fragment.offset() != 0) {
-            return Some(fragment_v6(ip, fragment.id(), key));
-        }
-        (facts.src, facts.dst) = (ip.source(), ip.destination());
-        (facts.flags, facts.proto) = (flag::IPV6, chain.proto);
-        quote.get(chain.at..)
-    };
-    if let Some((sport, dport)) = behind.and_then(|behind| quoted_ports(&facts, behind)) {
-        facts.flags |= flag::PORTS;
-        (facts.sport, facts.dport) = (sport, dport);
-    }
-    Some(hash(&facts, key))
+fn quoted_hash(meta: &Meta, quote: &[u8], key: Key) -> Option<u32> {
+    let Quoted { facts, later_fragment, id, .. } = quoted(meta, quote)?;
+    Some(match later_fragment {
+        true if meta.has(flag::IPV4) => fragment_v4(&facts.src, &facts.dst, facts.proto, id as u16, key),
+        true => fragment_v6(&facts.src, &facts.dst, id, key),
+        false => hash(&facts, key),
+    })
 }
 
 /// What decode takes for ports, from the eight bytes that every error quotes at least (RFC 792).
-fn quoted_ports(facts: &Meta, behind: &[u8]) -> Option<(u16, u16)> {
+fn quoted_ports(facts: &mut Meta, behind: &[u8]) {
     match facts.proto {
         protocol::TCP | protocol::UDP | protocol::UDP_LITE | protocol::SCTP | protocol::DCCP => {
-            let [a, b, c, d] = *behind.first_chunk()?;
-            Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
+            let Some([a, b, c, d]) = behind.first_chunk().copied() else { return };
+            (facts.sport, facts.dport) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+            facts.flags |= flag::PORTS;
         }
-        protocol::ICMP if facts.has(flag::IPV4) => {
-            let icmp = Icmpv4::parse(behind).filter(|icmp| icmpv4::is_echo(icmp.kind()))?;
-            Some((icmp.id(), icmp.id()))
+        protocol::ICMP | protocol::ICMPV6 => {
+            // Both messages have these fields in the same places.
+            let Some(icmp) = Icmpv4::parse(behind) else { return };
+            let v4 = facts.has(flag::IPV4);
+            facts.detail = [icmp.kind(), icmp.code()];
+            if v4 && facts.proto == protocol::ICMP && icmpv4::is_echo(icmp.kind())
+                || !v4 && facts.proto == protocol::ICMPV6 && icmpv6::is_echo(icmp.kind())
+            {
+                (facts.sport, facts.dport) = (icmp.id(), icmp.id());
+                facts.flags |= flag::PORTS | flag::ECHO;
+            }
         }
-        protocol::ICMPV6 if facts.has(flag::IPV6) => {
-            let icmp = Icmpv6::parse(behind).filter(|icmp| icmpv6::is_echo(icmp.kind()))?;
-            Some((icmp.id(), icmp.id()))
-        }
-        _ => None,
+        _ => {}
     }
 }
 

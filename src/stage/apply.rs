@@ -47,3 +47,12 @@ pub fn apply(todo: Mask, batch: &mut Batch, actions: &[Action; BATCH], adjacenci
         }
     }
 }
+
+/// Drops the denied for the reasons their actions give.
+#[inline]
+pub fn refuse(denied: Mask, batch: &mut Batch, actions: &[Action; BATCH]) {
+    for i in bits(denied & batch.live) {
+        batch.metas[i].rule = actions[i].rule;
+        batch.drop(i, actions[i].reason);
+    }
+}

@@ -243,6 +243,7 @@ mod tests {
                 mistakes: &mut mistakes,
                 workers: 1,
                 conntrack: false,
+                flows: (64, 64),
             };
             Bpf::plan(&config, &mut cx)
         });

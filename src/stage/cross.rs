@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::config::source::At;
+use crate::flow::entry::Scope;
 use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT, NO_RULE, bits};
 use crate::stats::{Line, Lines, Reason};
 use crate::wire::ethernet::Rewrite;
@@ -48,6 +49,7 @@ impl Stage for Cross {
     const NAME: &'static str = "cross";
     const DOC: &'static str = "A wire between two ports: what comes in on one end leaves by the other, in both directions, \
                                as it came or with other MAC addresses. Several wires may share an appliance.";
+    const JUDGES: bool = true;
     const DEPTH: Depth = Depth::Nothing;
     const EGRESS: bool = true;
     const REASONS: &'static [Line] = Drops::LINES;
@@ -153,6 +155,11 @@ impl FlowPlan for Wires {
             }
         }
         denied
+    }
+
+    fn scope(&self, port: u8) -> Option<Scope> {
+        let end = &self.end[usize::from(port)];
+        (end.out != NO_PORT).then(|| Scope { domain: 0, wire: end.domain as u8 + 1 })
     }
 
     fn start(&self, _worker: usize) -> Box<dyn FlowCommit> {

@@ -14,6 +14,8 @@ use std::sync::Arc;
 use crate::config::names::Names;
 use crate::config::reader::{FromToml, Item, Key, Reader};
 use crate::config::source::{Mistakes, Place};
+use crate::flow::Tracking;
+use crate::flow::entry::Scope;
 pub use crate::packet::decode::Depth;
 use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT, NO_RULE};
 use crate::stats::{Layout, Line, Lines, Reason, ReasonBase, Sheet, Unit};
@@ -25,6 +27,7 @@ pub mod acl;
 pub mod apply;
 pub mod bpf;
 pub mod classes;
+pub mod conntrack;
 pub mod cross;
 pub mod guard;
 pub mod ingress;
@@ -33,6 +36,7 @@ pub mod police;
 pub mod prefix_set;
 pub mod source;
 pub mod talkers;
+pub mod track;
 
 /// What a worker lends a stage for the duration of a call.
 pub struct Cx<'a> {
@@ -101,12 +105,21 @@ pub struct Action {
     pub out: u8,
     /// The verdict.
     pub verdict: Verdict,
+    /// How closely the flow is held to its protocol, if the rule says so.
+    pub tracking: Option<Tracking>,
 }
 
 impl Action {
     /// Nothing decided.
-    pub const OPEN: Action =
-        Action { adjacency: 0, rule: NO_RULE, reason: Reason::NONE, domain: 0, out: NO_PORT, verdict: Verdict::Open };
+    pub const OPEN: Action = Action {
+        adjacency: 0,
+        rule: NO_RULE,
+        reason: Reason::NONE,
+        domain: 0,
+        out: NO_PORT,
+        verdict: Verdict::Open,
+        tracking: None,
+    };
 
     /// Decides against the subject.
     #[inline]
@@ -128,6 +141,10 @@ pub trait FlowPlan: Send + Sync {
     fn describe(&self) -> Vec<String> {
         Vec::new()
     }
+    /// Where the addresses of packets from `port` are valid, if the stage decides that.
+    fn scope(&self, _port: u8) -> Option<Scope> {
+        None
+    }
     /// If the stage alone does the same to every frame of `port`, whatever is in it: what it does.
     fn relay(&self, _port: u8) -> Option<Action> {
         None
@@ -148,6 +165,19 @@ pub enum Plan {
     Packet(Arc<dyn PacketPlan>),
     /// Judges flows.
     Flow(Arc<dyn FlowPlan>),
+    /// Marks where packets are looked up in the flow table.
+    Conntrack(Arc<conntrack::Settings>),
+}
+
+impl Plan {
+    /// Lines for `check` and `--describe`: what was compiled, and how large it is.
+    pub fn describe(&self) -> Vec<String> {
+        match self {
+            Plan::Packet(plan) => plan.describe(),
+            Plan::Flow(plan) => plan.describe(),
+            Plan::Conntrack(settings) => settings.describe(),
+        }
+    }
 }
 
 /// A rule of any stage, known by its slot in [`Rules`].
@@ -161,8 +191,10 @@ pub struct Rule {
     pub place: Place,
     /// What it does, in the file's word (`allow`).
     pub action: String,
-    /// First of its three counters: packets, bytes, last hit.
+    /// First of its counters (`rule_counter`).
     pub counters: usize,
+    /// How closely flows that it admits are held to their protocol, if it says so.
+    pub tracking: Option<Tracking>,
 }
 
 /// All rules of a pipeline. `Meta::rule` and `Action::rule` are indices into it.
@@ -192,8 +224,10 @@ pub mod rule_counter {
     pub const BYTES: usize = 1;
     /// Time of the last hit, Unix nanoseconds.
     pub const LAST_HIT: usize = 2;
+    /// Flows it admitted.
+    pub const FLOWS: usize = 3;
     /// How many there are.
-    pub const COUNT: usize = 3;
+    pub const COUNT: usize = 4;
 }
 
 /// What a plan is compiled with.
@@ -214,6 +248,8 @@ pub struct PlanCx<'a> {
     pub workers: usize,
     /// True if `conntrack` is in the pipeline.
     pub conntrack: bool,
+    /// IPv4 and IPv6 flows of the whole appliance.
+    pub flows: (u32, u32),
 }
 
 impl PlanCx<'_> {
@@ -238,8 +274,9 @@ impl PlanCx<'_> {
         let counters = self.layout.counter(&scope, name, Unit::Count, "Packets that matched the rule.");
         self.layout.counter(&scope, name, Unit::Bytes, "Bytes that matched the rule.");
         self.layout.counter(&scope, name, Unit::Time, "When the rule was last hit.");
+        self.layout.counter(&scope, name, Unit::Count, "Flows that the rule admitted.");
         let (stage, name, place, action) = (self.instance.clone(), name.to_owned(), place.clone(), action.to_owned());
-        self.rules.0.push(Rule { stage, name, place, action, counters });
+        self.rules.0.push(Rule { stage, name, place, action, counters, tracking: None });
         Some(slot as u16)
     }
 }
@@ -252,6 +289,8 @@ pub trait Stage: 'static {
     const DOC: &'static str;
     /// How deep decode must go for it.
     const DEPTH: Depth;
+    /// True if it judges flows, and not every packet.
+    const JUDGES: bool = false;
     /// True if it decides which port packets leave by.
     const EGRESS: bool = false;
     /// True if it needs to know which port packets leave by.
@@ -277,6 +316,8 @@ pub struct Kind {
     pub doc: &'static str,
     /// How deep decode must go.
     pub depth: Depth,
+    /// True if it judges flows, and not every packet.
+    pub judges: bool,
     /// True if it decides which port packets leave by.
     pub egress: bool,
     /// True if it needs to know which port packets leave by.
@@ -299,6 +340,7 @@ pub const fn kind<S: Stage>() -> Kind {
         name: S::NAME,
         doc: S::DOC,
         depth: S::DEPTH,
+        judges: S::JUDGES,
         egress: S::EGRESS,
         after_egress: S::AFTER_EGRESS,
         reasons: S::REASONS,
@@ -314,6 +356,7 @@ pub static REGISTRY: &[Kind] = &[
     kind::<guard::Guard>(),
     kind::<bpf::Bpf>(),
     kind::<talkers::Talkers>(),
+    kind::<conntrack::Conntrack>(),
     kind::<cross::Cross>(),
     kind::<acl::Acl>(),
     kind::<police::Police>(),

@@ -1,19 +1,25 @@
 //! From a list of stages to what a worker runs: `compile` turns config into one shared [`Blueprint`], and each worker starts
 //! its own [`Pipeline`] from that.
 //!
-//! Owns the order of work: packet stages listed before the first flow stage, then the flow stages' judging and committing,
-//! then `apply`, then the other packet stages.
+//! Owns the order of work: packet stages listed before the first flow stage; then, with `conntrack`, the lookup of all packets,
+//! after which only the fresh go on; the flow stages' judging and committing; `apply`; then the other packet stages.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::config::Config;
 use crate::config::source::{Mistake, Mistakes};
+use crate::flow::Tracking;
+use crate::flow::region::Placement;
+use crate::packet::steer::Key;
 use crate::packet::{BATCH, Batch, bits};
 use crate::stats::{Layout, Sheet, Unit};
 use crate::wire::ethernet::Rewrite;
 
-use super::apply::{Adjacencies, apply};
-use super::{Action, Cx, Depth, FlowCommit, FlowPlan, Kind, PacketStage, Plan, PlanCx, Rules};
+use super::apply::{Adjacencies, apply, refuse};
+use super::conntrack::{Around, Conntrack, Settings, Tables};
+use super::track::{FlowStage, Tracker};
+use super::{Action, Cx, Depth, Kind, PacketStage, Plan, PlanCx, Rules, Stage};
 
 /// A compiled pipeline, shared read-only by all workers.
 #[derive(Clone)]
@@ -30,6 +36,8 @@ pub struct Blueprint {
     pub port_counters: Vec<usize>,
     /// For each port the one all its frames leave by, and how, if the pipeline does not read them.
     pub relay: Option<Vec<(u8, Rewrite)>>,
+    /// Connection tracking, if it is in the pipeline.
+    pub conntrack: Option<(Arc<Settings>, Around)>,
     adjacencies: Arc<Adjacencies>,
 }
 
@@ -73,6 +81,7 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
             first
         })
         .collect();
+    let conntrack = config.pipeline.iter().any(|stage| stage.kind.name == Conntrack::NAME);
     let (mut rules, mut adjacencies, mut mistakes) = (Rules::default(), Adjacencies::default(), Mistakes::default());
     let mut stages = Vec::new();
     for stage in &config.pipeline {
@@ -84,7 +93,8 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
             adjacencies: &mut adjacencies,
             mistakes: &mut mistakes,
             workers,
-            conntrack: false,
+            conntrack,
+            flows: config.memory.all_flows(),
         };
         let before = cx.mistakes.len();
         let Some(stage_config) = &stage.config else { continue };
@@ -108,7 +118,16 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
         }
         _ => None,
     };
+    let settings = stages.iter().find_map(|stage| match &stage.plan {
+        Plan::Conntrack(settings) => Some(settings.clone()),
+        _ => None,
+    });
+    let conntrack = settings.map(|settings| {
+        let around = around(&settings, &stages, &rules, names.ports.len());
+        (settings, around)
+    });
     Ok(Blueprint {
+        conntrack,
         layout: Arc::new(layout),
         rules: Arc::new(rules),
         stages,
@@ -117,6 +136,24 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
         relay,
         adjacencies: Arc::new(adjacencies),
     })
+}
+
+/// What the other stages add to connection tracking.
+fn around(settings: &Settings, stages: &[Compiled], rules: &Rules, ports: usize) -> Around {
+    let scope = |port: usize| {
+        let of = |stage: &Compiled| match &stage.plan {
+            Plan::Flow(plan) => plan.scope(port as u8),
+            _ => None,
+        };
+        stages.iter().find_map(of).unwrap_or_default()
+    };
+    let mut mid_stream = rules.all().iter().filter_map(|rule| rule.tracking).chain([settings.tracking]);
+    Around {
+        scopes: (0..ports).map(scope).collect(),
+        rules: rules.all().iter().map(|rule| rule.counters).collect(),
+        mid_stream: mid_stream.any(|tracking| matches!(tracking, Tracking::Loose | Tracking::Sloppy)),
+        generation: 1,
+    }
 }
 
 /// What the order of work demands of the list: one stage that decides the egress, before those that ask for it.
@@ -134,6 +171,13 @@ fn check_order(config: &Config, mistakes: &mut Mistakes) {
             let help = format!("name the second one, as in \"{}:other\"", stage.kind.name);
             mistakes.with_help(&stage.place, key, format!("{:?} stands twice", stage.instance), help);
         }
+        if stage.kind.name == Conntrack::NAME
+            && let Some(flow) = config.pipeline[..i].iter().find(|earlier| earlier.kind.judges)
+        {
+            let message =
+                format!("\"conntrack\" must stand before the stages that judge flows, such as {:?}", flow.instance);
+            mistakes.with_help(&stage.place, key, message, format!("move it before {:?}", flow.instance));
+        }
         let after_egress = config.pipeline[..i].iter().any(|earlier| earlier.kind.egress);
         if stage.kind.after_egress && !after_egress && !egress.is_empty() {
             let message = format!("{:?} must stand behind the stage that decides where packets leave", stage.instance);
@@ -143,19 +187,31 @@ fn check_order(config: &Config, mistakes: &mut Mistakes) {
 }
 
 impl Blueprint {
-    /// A worker's own pipeline.
-    pub fn start(&self, worker: usize) -> Pipeline {
+    /// One worker's flow tables, if connections are tracked.
+    pub fn tables(&self, placement: Placement) -> io::Result<Option<Tables>> {
+        self.conntrack.as_ref().map(|(settings, _)| settings.tables(placement)).transpose()
+    }
+
+    /// A worker's own pipeline. `key` hashes tuples; `steered` says that all packets come with their hash. Panics if connections
+    /// are tracked and no `tables` are given.
+    pub fn start(&self, worker: usize, tables: Option<Tables>, key: Key, steered: bool) -> Pipeline {
+        let tracker = self.conntrack.as_ref().map(|(settings, around)| {
+            let tables = tables.expect("a pipeline that tracks connections is started with tables");
+            Tracker::new(settings.clone(), around.clone(), tables, key, steered)
+        });
         let mut pipeline = Pipeline {
             before: Vec::new(),
+            tracker,
             flow: Vec::new(),
             after: Vec::new(),
             positions: Vec::new(),
             actions: Box::new([Action::OPEN; BATCH]),
             adjacencies: self.adjacencies.clone(),
         };
+        let mut behind = false;
         for stage in &self.stages {
             match &stage.plan {
-                Plan::Packet(plan) if pipeline.flow.is_empty() => {
+                Plan::Packet(plan) if !behind => {
                     pipeline.positions.push(Some((false, pipeline.before.len())));
                     pipeline.before.push(plan.start(worker));
                 }
@@ -164,8 +220,13 @@ impl Blueprint {
                     pipeline.after.push(plan.start(worker));
                 }
                 Plan::Flow(plan) => {
+                    behind = true;
                     pipeline.positions.push(None);
-                    pipeline.flow.push((plan.clone(), plan.start(worker)));
+                    pipeline.flow.push((plan.clone(), plan.start(worker), stage.kind.egress));
+                }
+                Plan::Conntrack(_) => {
+                    behind = true;
+                    pipeline.positions.push(None);
                 }
             }
         }
@@ -176,11 +237,7 @@ impl Blueprint {
     pub fn describe(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for stage in &self.stages {
-            let described = match &stage.plan {
-                Plan::Packet(plan) => plan.describe(),
-                Plan::Flow(plan) => plan.describe(),
-            };
-            lines.extend(described.into_iter().map(|line| format!("{}: {line}", stage.instance)));
+            lines.extend(stage.plan.describe().into_iter().map(|line| format!("{}: {line}", stage.instance)));
         }
         lines
     }
@@ -198,7 +255,8 @@ impl Blueprint {
 /// What one worker runs.
 pub struct Pipeline {
     before: Vec<Box<dyn PacketStage>>,
-    flow: Vec<(Arc<dyn FlowPlan>, Box<dyn FlowCommit>)>,
+    tracker: Option<Tracker>,
+    flow: Vec<FlowStage>,
     after: Vec<Box<dyn PacketStage>>,
     /// For each stage of the blueprint that is a packet stage: (after the flow stages?, index there).
     positions: Vec<Option<(bool, usize)>>,
@@ -213,7 +271,15 @@ impl Pipeline {
         for stage in &mut self.before {
             stage.process(batch, cx);
         }
-        self.judge(batch, cx);
+        match &mut self.tracker {
+            None => self.judge(batch, cx),
+            Some(tracker) => {
+                tracker.replay(batch, &self.adjacencies, cx);
+                if batch.fresh != 0 {
+                    tracker.admit(batch, &mut self.flow, &mut self.actions, &self.adjacencies, cx);
+                }
+            }
+        }
         for stage in &mut self.after {
             stage.process(batch, cx);
         }
@@ -232,23 +298,33 @@ impl Pipeline {
             actions[i] = Action::OPEN;
         }
         let mut denied = 0;
-        for (plan, _) in &self.flow {
+        for (plan, ..) in &self.flow {
             denied |= plan.judge(todo & !denied, &batch.metas, actions);
         }
-        for (_, commit) in &mut self.flow {
+        for (_, commit, _) in &mut self.flow {
             commit.commit(todo, batch, actions, cx);
         }
         apply(todo & !denied, batch, actions, &self.adjacencies);
-        for i in bits(denied) {
-            batch.metas[i].rule = actions[i].rule;
-            batch.drop(i, actions[i].reason);
-        }
+        refuse(denied, batch, actions);
     }
 
-    /// Upkeep of all packet stages.
+    /// Connection tracking, if it is in the pipeline.
+    pub fn tracker(&self) -> Option<&Tracker> {
+        self.tracker.as_ref()
+    }
+
+    /// Likewise, to be changed between turns.
+    pub fn tracker_mut(&mut self) -> Option<&mut Tracker> {
+        self.tracker.as_mut()
+    }
+
+    /// Upkeep of all packet stages and of the flow tables.
     pub fn housekeep(&mut self, cx: &mut Cx<'_>) {
         for stage in self.before.iter_mut().chain(&mut self.after) {
             stage.housekeep(cx);
+        }
+        if let Some(tracker) = &mut self.tracker {
+            tracker.housekeep(cx);
         }
     }
 

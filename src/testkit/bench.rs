@@ -6,7 +6,9 @@ use std::sync::atomic::AtomicU64;
 
 use crate::config::Config;
 use crate::config::source::Source;
+use crate::flow::region::Placement;
 use crate::io::memory::MemoryIo;
+use crate::packet::steer::Key;
 use crate::packet::{Frame, Meta};
 use crate::stage::pipeline::{Blueprint, compile};
 use crate::stats::{Reason, Sheet};
@@ -107,6 +109,8 @@ impl Bench {
             mtus,
             strip: config.ports.iter().enumerate().map(|(i, port)| u64::from(port.vlan_strip) << i).sum(),
             links: Arc::new(AtomicU64::new(u64::MAX)),
+            key: Key::seeded(1),
+            tables: blueprint.tables(Placement::default()).expect("memory for flow tables"),
             handoff: None,
         };
         let worker = Worker::new(MemoryIo::new(ports.len(), 4096, 9700), Witness::default(), setup);
@@ -185,7 +189,7 @@ impl Bench {
         while !self.worker.pipeline().packet_stage(position)?.snapshot(&mut cursor, &mut rows) {}
         match &self.blueprint.stages[position].plan {
             crate::stage::Plan::Packet(plan) => plan.show(&rows),
-            crate::stage::Plan::Flow(_) => None,
+            crate::stage::Plan::Flow(_) | crate::stage::Plan::Conntrack(_) => None,
         }
     }
 }

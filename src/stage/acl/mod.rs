@@ -147,6 +147,7 @@ impl Stage for Acl {
     const NAME: &'static str = "acl";
     const DOC: &'static str = "Rules by zone or port, addresses, service and VLAN: the first that matches decides, and the \
                                default decides of what none matches.";
+    const JUDGES: bool = true;
     const DEPTH: Depth = Depth::L4;
     const AFTER_EGRESS: bool = true;
     const REASONS: &'static [crate::stats::Line] = <Drops as crate::stats::Lines>::LINES;

@@ -1,0 +1,209 @@
+//! `conntrack`: marks the place in the pipeline where packets are looked up in the flow table.
+//!
+//! What stands before it sees every packet as received. Behind it, only a flow's first packet is judged by the flow stages;
+//! later ones replay what was decided, in both directions. This file has the stage's configuration and what is compiled from
+//! it; `track` has what a worker does with it.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::config::reader::{FromToml, Item, Key as KeyDoc, Reader};
+use crate::flow::entry::{EntryV4, EntryV6, Scope};
+use crate::flow::region::Placement;
+use crate::flow::table::Table;
+use crate::flow::timeout::{Class, Timeouts};
+use crate::flow::{Drops, Tracking};
+use crate::stats::{Line, Lines, ReasonBase};
+
+use super::{Depth, Plan, PlanCx, Stage};
+
+/// Half-open flows among all entries, as a share or as a number.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Share {
+    /// Per cent of the entries.
+    Percent(f64),
+    /// So many, over all workers.
+    Count(u32),
+}
+
+impl std::fmt::Debug for Share {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Share::Percent(percent) => write!(f, "\"{percent}%\""),
+            Share::Count(count) => write!(f, "{count}"),
+        }
+    }
+}
+
+impl FromToml for Share {
+    const EXPECTED: &'static str = "a share such as \"10%\" or a number";
+    const KEYS: &'static [KeyDoc] = &[];
+    fn from_toml(item: Item<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        if let Some(text) = item.as_str() {
+            let percent = text.strip_suffix('%').and_then(|digits| digits.trim().parse::<f64>().ok());
+            let share = percent.filter(|percent| *percent > 0.0 && *percent <= 100.0).map(Share::Percent);
+            if share.is_none() {
+                reader.wrong(&item, format!("expected {}, found {text:?}", Self::EXPECTED));
+            }
+            return share;
+        }
+        let count = crate::config::units::Within::<1, 1_073_741_824>::from_toml(item, reader)?;
+        Some(Share::Count(count.0 as u32))
+    }
+}
+
+impl Share {
+    /// Of `entries` in one of `workers` tables.
+    fn of(self, entries: usize, workers: usize) -> usize {
+        let share = match self {
+            Share::Percent(percent) => (entries as f64 * percent / 100.0).ceil() as usize,
+            Share::Count(count) => (count as usize).div_ceil(workers),
+        };
+        share.clamp(1, entries)
+    }
+}
+
+crate::section! {
+    /// `[conntrack]`
+    pub struct Config {
+        /// How closely flows are held to their protocol, unless a rule says otherwise. "strict": what state and windows do not allow is dropped. "normal": a segment outside the windows passes if it cannot change the connection's state. "loose": as normal, and connections may be picked up in mid-stream. "sloppy": no windows, and one direction may be all that is seen.
+        pub tracking: Tracking = Tracking::Strict,
+        /// IPv6 neighbor discovery and multicast listener discovery pass on a wire without a rule (RFC 4890 sections 4.3.2 and 4.4).
+        pub neighbor_discovery: bool = true,
+        /// How long a flow may be silent before it is forgotten.
+        pub timeout: Timeouts = Timeouts::default(),
+        /// What flows may take.
+        pub limit: Limit = Limit::default(),
+    }
+}
+
+crate::section! {
+    /// `[conntrack.limit]`
+    pub struct Limit {
+        /// Flows that may be half-open at a time (no answer seen, or a TCP handshake not finished): beyond, the oldest of them goes.
+        pub half_open: Share = Share::Percent(10.0),
+    }
+}
+
+impl Default for Limit {
+    fn default() -> Limit {
+        Limit { half_open: Share::Percent(10.0) }
+    }
+}
+
+crate::lines! {
+    /// What connection tracking counts.
+    pub enum Counters {
+        /// Flows in the table.
+        Flows = "flows",
+        /// Half-open flows in the table.
+        HalfOpen = "half-open",
+        /// Flows that began.
+        New = "new",
+        /// Flows forgotten after their time.
+        Expired = "expired",
+        /// Half-open flows that had to go for new ones.
+        Evicted = "evicted",
+        /// Flows judged again and found to be forbidden now.
+        Revoked = "revoked",
+        /// TCP segments that passed without being believed.
+        Ignored = "ignored",
+        /// ICMP errors that passed with the flow they are about.
+        Errors = "errors",
+    }
+}
+
+/// The stage.
+pub struct Conntrack;
+
+impl Stage for Conntrack {
+    const NAME: &'static str = "conntrack";
+    const DOC: &'static str = "Marks where packets are looked up in the flow table: behind it, a flow's first packet is \
+                               judged, and later ones replay what was decided, in both directions, held to their protocol.";
+    const DEPTH: Depth = Depth::L4;
+    const REASONS: &'static [Line] = Drops::LINES;
+    const COUNTERS: &'static [Line] = Counters::LINES;
+    type Config = Config;
+
+    fn plan(config: &Config, cx: &mut PlanCx<'_>) -> Option<Plan> {
+        let of_each = |entries: u32| (entries as usize).div_ceil(cx.workers).max(64);
+        let (v4, v6) = (of_each(cx.flows.0), of_each(cx.flows.1));
+        let reasons = cx.reasons::<Drops>();
+        let counters = cx.counters::<Counters>();
+        Some(Plan::Conntrack(Arc::new(Settings {
+            tracking: config.tracking,
+            neighbor_discovery: config.neighbor_discovery,
+            timeouts: config.timeout.ticks(),
+            v4,
+            v6,
+            budget_v4: config.limit.half_open.of(v4, cx.workers),
+            budget_v6: config.limit.half_open.of(v6, cx.workers),
+            reasons,
+            counters,
+        })))
+    }
+}
+
+/// What is compiled from the stage's configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How closely flows are held to their protocol unless a rule says otherwise.
+    pub tracking: Tracking,
+    /// Neighbor discovery passes without a rule.
+    pub neighbor_discovery: bool,
+    /// Ticks of silence by class.
+    pub timeouts: [u32; Class::ALL.len()],
+    /// IPv4 entries of each worker.
+    pub v4: usize,
+    /// IPv6 entries of each worker.
+    pub v6: usize,
+    /// How many of `v4` may be half-open.
+    pub budget_v4: usize,
+    /// How many of `v6` may be half-open.
+    pub budget_v6: usize,
+    /// Of [`Drops`].
+    pub reasons: ReasonBase,
+    /// The first of [`Counters`] in the sheet.
+    pub counters: usize,
+}
+
+impl Settings {
+    /// One worker's tables.
+    pub fn tables(&self, placement: Placement) -> io::Result<Tables> {
+        let v4 = Table::new(self.v4, self.budget_v4, placement)?;
+        Ok(Tables { v4, v6: Table::new(self.v6, self.budget_v6, placement)? })
+    }
+
+    /// Lines for `check` and `describe`.
+    pub fn describe(&self) -> Vec<String> {
+        let bytes = (Table::<EntryV4>::bytes_per_flow(self.v4), Table::<EntryV6>::bytes_per_flow(self.v6));
+        let memory = (self.v4 * bytes.0 + self.v6 * bytes.1).div_ceil(1 << 20);
+        let (v4, v6) = (self.v4, self.v6);
+        vec![format!(
+            "{v4} IPv4 flows of {} bytes and {v6} IPv6 flows of {} bytes per worker, {memory} MiB; half-open at most {} and {}",
+            bytes.0, bytes.1, self.budget_v4, self.budget_v6
+        )]
+    }
+}
+
+/// One worker's tables.
+#[derive(Debug)]
+pub struct Tables {
+    /// IPv4 flows.
+    pub v4: Table<EntryV4>,
+    /// IPv6 flows.
+    pub v6: Table<EntryV6>,
+}
+
+/// What a pipeline's stages add to the settings: where tuples are valid, and where rules are counted.
+#[derive(Clone, Debug)]
+pub struct Around {
+    /// By port: where the addresses of its packets are valid.
+    pub scopes: Vec<Scope>,
+    /// By slot of a rule: its first counter in the sheet.
+    pub rules: Vec<usize>,
+    /// True if flows may be picked up in mid-stream, by default or by some rule.
+    pub mid_stream: bool,
+    /// Of the rules; entries of another are judged again.
+    pub generation: u16,
+}

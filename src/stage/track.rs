@@ -1,0 +1,713 @@
+//! What a worker does at `conntrack`: finds each packet's flow, follows its protocol, replays its action; and makes entries of
+//! what the flow stages decided for the first packets of new flows.
+//!
+//! Owns the way from a batch to the tables of `flow` and back. Which segments a connection allows is `flow::tcp`'s matter, and
+//! which flows are allowed is the flow stages'.
+//!
+//! - A packet that finds its flow on another port than expected is judged as fresh for that direction.
+//! - Several packets of one new flow in a batch: the first makes the entry, the others then find it, in order.
+//! - An ICMP error belongs to the flow it quotes and passes with it alone (RFC 5927).
+//! - What is not IP is judged packet by packet.
+
+use std::sync::Arc;
+
+use bytemuck::Zeroable;
+
+use crate::flow::entry::{self, Body, Entry, Key as FlowKey, Scope, mark, opposite};
+use crate::flow::table::{Candidates, Table};
+use crate::flow::tcp::{self, Segment, States, Tcp};
+use crate::flow::timeout::{Class, has_passed, ticks};
+use crate::flow::{Drops, ORIGINAL, REPLY, Tracking};
+use crate::packet::meta::flag;
+use crate::packet::steer::{self, Key};
+use crate::packet::{BATCH, Batch, Frame, Mask, Meta, NO_FLOW, NO_RULE, bits};
+use crate::stats::Lines;
+use crate::wire::icmpv4::{self, Icmpv4};
+use crate::wire::tcp::SYN;
+use crate::wire::{checksum, icmpv6, protocol};
+
+use super::apply::{Adjacencies, apply, refuse};
+use super::conntrack::{Around, Counters, Settings, Tables};
+use super::{Action, Cx, FlowCommit, FlowPlan, rule_counter};
+
+/// Entries the hand visits in one upkeep at least, and how many upkeeps a round may take at most: with one every 5 ms, a
+/// table of ten million is gone over in 10 s.
+const VISITS: usize = 1024;
+const ROUND: usize = 2000;
+
+/// A flow stage with its worker's part, and whether it decides the egress.
+pub type FlowStage = (Arc<dyn FlowPlan>, Box<dyn FlowCommit>, bool);
+
+/// Connection tracking in one worker.
+pub struct Tracker {
+    settings: Arc<Settings>,
+    around: Around,
+    tables: Tables,
+    key: Key,
+    /// True if steering has hashed the packets already.
+    hashed: bool,
+    /// Facts of ways back, and of flows that are judged again.
+    facts: Box<[Meta; BATCH]>,
+    back: Box<[Action; BATCH]>,
+}
+
+/// Packets of one rule in a row, counted together.
+struct Run {
+    rule: u16,
+    packets: u64,
+    bytes: u64,
+}
+
+/// What the tables' owner lends while packets are looked at.
+struct Desk<'a> {
+    settings: &'a Settings,
+    around: &'a Around,
+    adjacencies: &'a Adjacencies,
+    /// In ticks.
+    now: u32,
+    run: Run,
+    ignored: u64,
+}
+
+/// What a packet of a flow comes to.
+enum Found {
+    /// It passes by what its entry says.
+    Passes,
+    /// It does not pass.
+    Refused(Drops),
+    /// Its entry was made by other rules than there are now.
+    Stale,
+    /// It did not come in where its entry expects it.
+    Elsewhere,
+    /// Its entry is no more: it is the first of a new flow.
+    Over,
+}
+
+impl Tracker {
+    /// A worker's own tracking. `hashed`: steering has set every packet's hash with this key.
+    pub fn new(settings: Arc<Settings>, around: Around, tables: Tables, key: Key, hashed: bool) -> Tracker {
+        let facts = Box::new([const { Meta::UNKNOWN }; BATCH]);
+        Tracker { settings, around, tables, key, hashed, facts, back: Box::new([Action::OPEN; BATCH]) }
+    }
+
+    /// The flows.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// The flows, to be changed between turns.
+    pub fn tables_mut(&mut self) -> &mut Tables {
+        &mut self.tables
+    }
+
+    /// Finds the flows of all live packets. Those that have one are replayed or dropped; the rest are `batch.fresh`.
+    #[inline]
+    pub fn replay(&mut self, batch: &mut Batch, adjacencies: &Adjacencies, cx: &mut Cx<'_>) {
+        let (mut v4, mut v6, mut errors): (Mask, Mask, Mask) = (0, 0, 0);
+        for i in bits(batch.live) {
+            let meta = &mut batch.metas[i];
+            if !meta.any(flag::IPV4 | flag::IPV6) {
+                continue;
+            }
+            if meta.has(flag::ICMP_ERROR) {
+                errors |= 1 << i;
+                continue;
+            }
+            if !self.hashed {
+                meta.hash = steer::hash(meta, self.key);
+            }
+            if meta.has(flag::IPV4) {
+                v4 |= 1 << i;
+                self.tables.v4.prefetch(meta.hash);
+            } else {
+                v6 |= 1 << i;
+                self.tables.v6.prefetch(meta.hash);
+            }
+        }
+        batch.fresh = batch.live & !errors;
+        let mut desk = Desk::new(&self.settings, &self.around, adjacencies, cx);
+        if v4 != 0 {
+            look_up(&mut self.tables.v4, v4, batch, &mut desk, cx);
+        }
+        if v6 != 0 {
+            look_up(&mut self.tables.v6, v6, batch, &mut desk, cx);
+        }
+        desk.settle(cx);
+        if errors != 0 {
+            self.errors(errors, batch, adjacencies, cx);
+        }
+    }
+
+    /// Judges the fresh packets, makes entries for those that begin a flow, and applies what was decided.
+    pub fn admit(
+        &mut self,
+        batch: &mut Batch,
+        stages: &mut [FlowStage],
+        actions: &mut [Action; BATCH],
+        adjacencies: &Adjacencies,
+        cx: &mut Cx<'_>,
+    ) {
+        let fresh = batch.fresh;
+        let later = followers(fresh, batch);
+        let mut todo = 0;
+        // What passes without an entry, and of that what passes without a rule.
+        let (mut stateless, mut unruled): (Mask, Mask) = (0, 0);
+        for i in bits(fresh) {
+            actions[i] = Action::OPEN;
+            let (frame, meta) = (&batch.frames[i], &batch.metas[i]);
+            if !meta.any(flag::IPV4 | flag::IPV6) {
+                stateless |= 1 << i;
+            } else if self.settings.neighbor_discovery && self.is_link_upkeep(frame, meta) {
+                stateless |= 1 << i;
+                unruled |= 1 << i;
+            } else if meta.flow == NO_FLOW && later & (1 << i) == 0 && !self.may_begin(meta) {
+                batch.drop(i, self.settings.reasons.at(Drops::NoFlow));
+                continue;
+            }
+            todo |= 1 << i;
+        }
+        let mut denied = judge(stages, todo, unruled, &batch.metas, actions);
+        let allowed = todo & !denied & !stateless;
+        for i in bits(allowed) {
+            self.facts[i] = entry::reversed(&batch.metas[i], actions[i].out);
+            self.back[i] = Action::OPEN;
+        }
+        // The way back is not judged: whoever may ask may be answered. But it must be known where it leads.
+        for (plan, _, _) in stages.iter().filter(|(_, _, egress)| *egress) {
+            plan.judge(allowed, &self.facts, &mut self.back);
+        }
+        let mut admitted = stateless & !denied;
+        let mut desk = Desk::new(&self.settings, &self.around, adjacencies, cx);
+        for i in bits(todo & !stateless) {
+            let meta = &batch.metas[i];
+            let case = Case { i, denied: denied & (1 << i) != 0, later: later & (1 << i) != 0 };
+            let outcome = if meta.has(flag::IPV4) {
+                first(&mut self.tables.v4, case, batch, stages, actions, &self.back, &mut desk, cx)
+            } else {
+                first(&mut self.tables.v6, case, batch, stages, actions, &self.back, &mut desk, cx)
+            };
+            match outcome {
+                First::Begins => admitted |= 1 << i,
+                First::Passes => denied &= !(1 << i),
+                First::Denied => denied |= 1 << i,
+                First::Refused(reason) => {
+                    denied &= !(1 << i);
+                    batch.drop(i, self.settings.reasons.at(reason));
+                }
+            }
+        }
+        desk.settle(cx);
+        for (_, commit, _) in stages.iter_mut() {
+            commit.commit(admitted | denied, batch, actions, cx);
+        }
+        apply(admitted, batch, actions, adjacencies);
+        refuse(denied, batch, actions);
+        batch.fresh = 0;
+    }
+
+    /// True for a packet that may be a flow's first, as far as that does not depend on the rule that admits it.
+    fn may_begin(&self, meta: &Meta) -> bool {
+        if self.around.mid_stream || meta.has(flag::LATER_FRAGMENT) {
+            return true;
+        }
+        match meta.proto {
+            protocol::TCP => meta.detail[0] & SYN != 0,
+            // Nobody asked for it.
+            protocol::ICMP if meta.has(flag::ECHO) => meta.detail[0] == icmpv4::ECHO_REQUEST,
+            protocol::ICMPV6 if meta.has(flag::ECHO) => meta.detail[0] == icmpv6::ECHO_REQUEST,
+            _ => true,
+        }
+    }
+
+    /// True for messages without which the hosts on a link do not find each other: neighbor discovery, which must come from the
+    /// link itself (RFC 4861 section 7.1: hop limit 255), and multicast listener discovery (RFC 2710 section 3, RFC 3810 section
+    /// 5: hop limit 1). A redirect is not among them.
+    fn is_link_upkeep(&self, frame: &Frame, meta: &Meta) -> bool {
+        if meta.proto != protocol::ICMPV6 || self.around.scopes[usize::from(meta.port)].wire == 0 {
+            return false;
+        }
+        let hops = frame.bytes().get(meta.l3() + 7).copied();
+        match meta.detail[0] {
+            133..=136 | 141 | 142 => hops == Some(255),
+            130..=132 | 143 | 151..=153 => hops == Some(1),
+            _ => false,
+        }
+    }
+
+    /// ICMP errors: each belongs to the flow that it quotes a packet of, and goes the way back of that packet.
+    #[cold]
+    fn errors(&mut self, errors: Mask, batch: &mut Batch, adjacencies: &Adjacencies, cx: &mut Cx<'_>) {
+        let mut desk = Desk::new(&self.settings, &self.around, adjacencies, cx);
+        for i in bits(errors) {
+            let (frame, meta) = (&mut batch.frames[i], &mut batch.metas[i]);
+            let passes = if meta.has(flag::IPV4) {
+                error(&mut self.tables.v4, frame, meta, self.key, &mut desk, cx)
+            } else {
+                error(&mut self.tables.v6, frame, meta, self.key, &mut desk, cx)
+            };
+            match passes {
+                Ok(()) => cx.sheet.counters[desk.settings.counters + Counters::Errors.index()] += 1,
+                Err(reason) => batch.drop(i, desk.settings.reasons.at(reason)),
+            }
+        }
+        desk.settle(cx);
+    }
+
+    /// Upkeep: the hand moves on, and what is in the tables is noted.
+    pub fn housekeep(&mut self, cx: &mut Cx<'_>) {
+        let now = ticks(cx.now);
+        let visits = |used: u32| VISITS.max(used as usize / ROUND);
+        let Tables { v4, v6 } = &mut self.tables;
+        let gone = v4.expire(now, visits(v4.occupancy().entries), |_| ());
+        let gone = gone + v6.expire(now, visits(v6.occupancy().entries), |_| ());
+        let (v4, v6) = (v4.occupancy(), v6.occupancy());
+        let base = self.settings.counters;
+        let counters = &mut cx.sheet.counters;
+        counters[base + Counters::Expired.index()] += gone as u64;
+        counters[base + Counters::Flows.index()] = u64::from(v4.used) + u64::from(v6.used);
+        counters[base + Counters::HalfOpen.index()] = u64::from(v4.half_open) + u64::from(v6.half_open);
+    }
+}
+
+/// The packets of `fresh` that have another of the same hash before them: of the same flow, most likely.
+fn followers(fresh: Mask, batch: &Batch) -> Mask {
+    const PLACES: usize = 2 * BATCH;
+    // Packet and one.
+    let mut places = [0u8; PLACES];
+    let mut later = 0;
+    for i in bits(fresh) {
+        let hash = batch.metas[i].hash;
+        let mut at = hash as usize % PLACES;
+        loop {
+            match places[at] {
+                0 => {
+                    places[at] = i as u8 + 1;
+                    break;
+                }
+                other if batch.metas[usize::from(other - 1) % BATCH].hash == hash => {
+                    later |= 1 << i;
+                    break;
+                }
+                _ => at = (at + 1) % PLACES,
+            }
+        }
+    }
+    later
+}
+
+/// Lets all flow stages judge `todo`, of `unruled` those alone that decide the egress. Returns the denied.
+fn judge(
+    stages: &[FlowStage],
+    todo: Mask,
+    unruled: Mask,
+    facts: &[Meta; BATCH],
+    actions: &mut [Action; BATCH],
+) -> Mask {
+    let mut denied = 0;
+    for (plan, _, egress) in stages {
+        let asked = if *egress { todo } else { todo & !unruled };
+        denied |= plan.judge(asked & !denied, facts, actions);
+    }
+    denied
+}
+
+/// A fresh packet that was judged.
+struct Case {
+    i: usize,
+    denied: bool,
+    /// Another of its flow was before it in the batch.
+    later: bool,
+}
+
+/// What becomes of it.
+enum First {
+    /// It begins a flow.
+    Begins,
+    /// It passes as a packet of a flow that there is.
+    Passes,
+    /// The stages deny it.
+    Denied,
+    /// It is dropped.
+    Refused(Drops),
+}
+
+#[expect(clippy::too_many_arguments, reason = "all that a packet's fate depends on, borrowed from a worker's parts")]
+fn first<E: Entry>(
+    table: &mut Table<E>,
+    case: Case,
+    batch: &mut Batch,
+    stages: &[FlowStage],
+    actions: &mut [Action; BATCH],
+    back: &[Action; BATCH],
+    desk: &mut Desk<'_>,
+    cx: &mut Cx<'_>,
+) -> First {
+    let i = case.i;
+    let key = E::Key::of(&batch.metas[i], desk.around.scope(&batch.metas[i]));
+    if case.later || batch.metas[i].flow != NO_FLOW {
+        // Only now is it known whether there is an entry: those before it may have made or ended one.
+        let mut tries = 0;
+        while let Some(flow) = table.lookup(batch.metas[i].hash, &key).filter(|_| tries < 3) {
+            tries += 1;
+            match replay(table, flow, &mut batch.frames[i], &mut batch.metas[i], desk, cx) {
+                Found::Passes => return First::Passes,
+                Found::Refused(reason) => return First::Refused(reason),
+                Found::Stale => {
+                    if let Err(action) = renew(table, flow >> 1, stages, desk, cx) {
+                        actions[i] = action;
+                        return First::Denied;
+                    }
+                }
+                Found::Elsewhere if case.denied => return First::Denied,
+                Found::Elsewhere => {
+                    let direction = (flow & 1) as usize;
+                    let body = table.entry_mut(flow >> 1).body_mut();
+                    body.ingress[direction] = batch.metas[i].port;
+                    (body.out[direction], body.adjacency[direction]) = (actions[i].out, actions[i].adjacency);
+                }
+                Found::Over => break,
+            }
+        }
+        batch.metas[i].flow = NO_FLOW;
+    }
+    if case.denied {
+        return First::Denied;
+    }
+    match begin(table, key, &batch.frames[i], &mut batch.metas[i], &actions[i], &back[i], desk, cx) {
+        Ok(()) => First::Begins,
+        Err(reason) => First::Refused(reason),
+    }
+}
+
+/// Makes the entry of a flow from its first packet.
+#[expect(clippy::too_many_arguments, reason = "as `first`")]
+fn begin<E: Entry>(
+    table: &mut Table<E>,
+    key: E::Key,
+    frame: &Frame,
+    meta: &mut Meta,
+    action: &Action,
+    back: &Action,
+    desk: &mut Desk<'_>,
+    cx: &mut Cx<'_>,
+) -> Result<(), Drops> {
+    let tracking = action.tracking.unwrap_or(desk.settings.tracking);
+    let (mut states, mut numbers, mut class) = (States::default(), Tcp::default(), unanswered(meta.proto));
+    let mut flags = mark::HALF_OPEN;
+    if meta.proto == protocol::TCP {
+        let segment = frame.bytes().get(meta.l4()..meta.end()).filter(|_| !meta.has(flag::LATER_FRAGMENT));
+        let segment = segment.and_then(Segment::read).ok_or(Drops::NoFlow)?;
+        (states, numbers, class) = tcp::open(&segment, tracking)?;
+        if !tcp::is_half_open(states) {
+            flags = 0;
+        }
+    } else if meta.has(flag::ECHO) && !matches!(tracking, Tracking::Loose | Tracking::Sloppy) {
+        let request = if meta.has(flag::IPV4) { icmpv4::ECHO_REQUEST } else { icmpv6::ECHO_REQUEST };
+        if meta.detail[0] != request {
+            return Err(Drops::NoFlow);
+        }
+    }
+    if matches!(meta.proto, protocol::TCP | protocol::UDP) && !sum_is_good(frame, meta) {
+        return Err(Drops::BadChecksum);
+    }
+    let mut body = Body {
+        adjacency: [action.adjacency, back.adjacency],
+        expires: desk.now.wrapping_add(desk.settings.timeouts[class as usize]),
+        generation: desk.around.generation,
+        rule: action.rule,
+        ingress: [meta.port, action.out],
+        out: [action.out, back.out],
+        states,
+        flags,
+        class: class as u8,
+        tracking: tracking as u8,
+        tcp: numbers,
+        hash: meta.hash,
+        created: desk.now,
+        ..Body::zeroed()
+    };
+    body.count(ORIGINAL, frame.len());
+    let base = desk.settings.counters;
+    let mut evicted = 0;
+    let index = table.insert(key, body, |_| evicted += 1);
+    cx.sheet.counters[base + Counters::Evicted.index()] += evicted;
+    meta.flow = index.map_err(|_| Drops::TableFull)? << 1;
+    cx.sheet.counters[base + Counters::New.index()] += 1;
+    if let Some(counters) = desk.around.rules.get(usize::from(action.rule)) {
+        cx.sheet.counters[counters + rule_counter::FLOWS] += 1;
+    }
+    Ok(())
+}
+
+/// Judges a flow again that older rules admitted. If it is forbidden now it ends, and the action says why.
+#[cold]
+fn renew<E: Entry>(
+    table: &mut Table<E>,
+    index: u32,
+    stages: &[FlowStage],
+    desk: &mut Desk<'_>,
+    cx: &mut Cx<'_>,
+) -> Result<(), Action> {
+    let mut facts = [const { Meta::UNKNOWN }; BATCH];
+    let mut actions = [Action::OPEN; BATCH];
+    facts[0] = entry::facts(table.entry(index));
+    let denied = judge(stages, 1, 0, &facts, &mut actions);
+    let there = actions[0];
+    if denied != 0 {
+        table.remove(index);
+        cx.sheet.counters[desk.settings.counters + Counters::Revoked.index()] += 1;
+        return Err(there);
+    }
+    facts[0] = entry::reversed(&facts[0], there.out);
+    actions[0] = Action::OPEN;
+    for (plan, _, _) in stages.iter().filter(|(_, _, egress)| *egress) {
+        plan.judge(1, &facts, &mut actions);
+    }
+    let back = actions[0];
+    let body = table.entry_mut(index).body_mut();
+    body.generation = desk.around.generation;
+    body.rule = there.rule;
+    body.adjacency = [there.adjacency, back.adjacency];
+    body.ingress[REPLY] = there.out;
+    body.out = [there.out, back.out];
+    body.tracking = there.tracking.unwrap_or(desk.settings.tracking) as u8;
+    Ok(())
+}
+
+/// Finds the flow that an ICMP error is about, and sends the error the way back if the quote is believable: the packet quoted
+/// has that flow's tuple, the error goes to its source, and a TCP segment quoted is one that may be under way (RFC 5927
+/// section 4.1).
+fn error<E: Entry>(
+    table: &mut Table<E>,
+    frame: &mut Frame,
+    meta: &mut Meta,
+    hash_key: Key,
+    desk: &mut Desk<'_>,
+    cx: &mut Cx<'_>,
+) -> Result<(), Drops> {
+    let message = frame.bytes().get(meta.l4()..meta.end()).ok_or(Drops::BadError)?;
+    let whole = if meta.has(flag::IPV4) {
+        checksum::is_good(message)
+    } else {
+        checksum::pseudo(&meta.src, &meta.dst, meta.proto, message.len()).bytes(message).fold() == 0xffff
+    };
+    if !whole && !meta.has(flag::FIRST_FRAGMENT) {
+        return Err(Drops::BadChecksum);
+    }
+    let quote = message.get(Icmpv4::LEN..).ok_or(Drops::BadError)?;
+    let quoted = steer::quoted(meta, quote).filter(|quoted| !quoted.later_fragment).ok_or(Drops::BadError)?;
+    let hash = steer::hash(&quoted.facts, hash_key);
+    let key = E::Key::of(&quoted.facts, desk.around.scope(meta));
+    let flow = table.lookup(hash, &key).ok_or(Drops::BadError)?;
+    let (index, direction) = (flow >> 1, opposite((flow & 1) as usize));
+    let body = table.entry_mut(index).body_mut();
+    let known = !has_passed(body.expires, desk.now) && body.generation == desk.around.generation;
+    if !known || body.ingress[direction] != meta.port || quoted.facts.src != meta.dst {
+        return Err(Drops::BadError);
+    }
+    if quoted.facts.proto == protocol::TCP && body.tracking() != Tracking::Sloppy {
+        let sequence = quote.get(quoted.transport + 4..).and_then(|rest| rest.first_chunk().copied());
+        let sequence = u32::from_be_bytes(sequence.ok_or(Drops::BadError)?);
+        if !tcp::quotes(&body.tcp, opposite(direction), sequence) {
+            return Err(Drops::BadError);
+        }
+    }
+    body.count(direction, frame.len());
+    meta.flow = index << 1 | direction as u32;
+    meta.rule = body.rule;
+    meta.out = body.out[direction];
+    let adjacency = body.adjacency[direction];
+    desk.hit(meta.rule, frame.len(), cx);
+    if adjacency != 0 {
+        desk.adjacencies.at(adjacency).write(frame.bytes_mut());
+    }
+    Ok(())
+}
+
+/// The second and third pass over the packets of one family. What is not settled is `fresh`, with `Meta::flow` set if it has
+/// an entry nevertheless.
+#[inline(always)]
+fn look_up<E: Entry>(table: &mut Table<E>, mask: Mask, batch: &mut Batch, desk: &mut Desk<'_>, cx: &mut Cx<'_>) {
+    let mut found = [Candidates::NONE; BATCH];
+    for i in bits(mask) {
+        let meta = &batch.metas[i];
+        found[i] = table.candidates(meta.hash, meta.proto == protocol::TCP);
+    }
+    for i in bits(mask) {
+        let meta = &batch.metas[i];
+        let key = E::Key::of(meta, desk.around.scope(meta));
+        let Some(flow) = table.find(meta.hash, found[i], &key) else { continue };
+        let found = replay(table, flow, &mut batch.frames[i], &mut batch.metas[i], desk, cx);
+        match found {
+            Found::Passes => batch.fresh &= !(1 << i),
+            Found::Refused(reason) => {
+                batch.fresh &= !(1 << i);
+                batch.drop(i, desk.settings.reasons.at(reason));
+            }
+            Found::Stale | Found::Elsewhere => batch.metas[i].flow = flow,
+            Found::Over => {}
+        }
+    }
+}
+
+/// Holds a packet to its flow, and if it passes does to it what the entry says.
+#[inline(always)]
+fn replay<E: Entry>(
+    table: &mut Table<E>,
+    flow: u32,
+    frame: &mut Frame,
+    meta: &mut Meta,
+    desk: &mut Desk<'_>,
+    cx: &mut Cx<'_>,
+) -> Found {
+    let (index, direction) = (flow >> 1, (flow & 1) as usize);
+    let body = table.entry_mut(index).body_mut();
+    if has_passed(body.expires, desk.now) {
+        table.remove(index);
+        cx.sheet.counters[desk.settings.counters + Counters::Expired.index()] += 1;
+        return Found::Over;
+    }
+    if body.generation != desk.around.generation {
+        return Found::Stale;
+    }
+    if body.ingress[direction] != meta.port {
+        return Found::Elsewhere;
+    }
+    if meta.proto == protocol::TCP && !meta.has(flag::LATER_FRAGMENT) {
+        let Some(segment) = frame.bytes().get(meta.l4()..meta.end()).and_then(Segment::read) else {
+            return Found::Refused(Drops::BadState);
+        };
+        if tcp::needs_checksum(segment.flags) && !sum_is_good(frame, meta) {
+            return Found::Refused(Drops::BadChecksum);
+        }
+        let was_half_open = body.has(mark::HALF_OPEN);
+        let (class, tracking) = (body.class(), body.tracking());
+        match tcp::follow(&mut body.states, &mut body.tcp, class, direction, &segment, tracking) {
+            tcp::Verdict::Valid(class) => {
+                body.class = class as u8;
+                body.expires = desk.now.wrapping_add(desk.settings.timeouts[class as usize]);
+                if was_half_open && !tcp::is_half_open(body.states) {
+                    table.establish(index);
+                }
+            }
+            tcp::Verdict::Ignore => desk.ignored += 1,
+            tcp::Verdict::Reopen => {
+                table.remove(index);
+                return Found::Over;
+            }
+            tcp::Verdict::Invalid(reason) => return Found::Refused(reason),
+        }
+    } else {
+        if direction == REPLY && !body.has(mark::REPLIED) {
+            body.flags |= mark::REPLIED;
+            body.class = answered(meta.proto) as u8;
+            if body.has(mark::HALF_OPEN) {
+                table.establish(index);
+            }
+        }
+        let body = table.entry_mut(index).body_mut();
+        body.expires = desk.now.wrapping_add(desk.settings.timeouts[body.class() as usize]);
+    }
+    let body = table.entry_mut(index).body_mut();
+    body.count(direction, frame.len());
+    meta.flow = flow;
+    meta.rule = body.rule;
+    meta.out = body.out[direction];
+    let adjacency = body.adjacency[direction];
+    desk.hit(body.rule, frame.len(), cx);
+    if adjacency != 0 {
+        desk.adjacencies.at(adjacency).write(frame.bytes_mut());
+    }
+    Found::Passes
+}
+
+impl<'a> Desk<'a> {
+    fn new(settings: &'a Settings, around: &'a Around, adjacencies: &'a Adjacencies, cx: &Cx<'_>) -> Desk<'a> {
+        let run = Run { rule: NO_RULE, packets: 0, bytes: 0 };
+        Desk { settings, around, adjacencies, now: ticks(cx.now), run, ignored: 0 }
+    }
+
+    /// Counts a packet for its rule.
+    #[inline(always)]
+    fn hit(&mut self, rule: u16, bytes: usize, cx: &mut Cx<'_>) {
+        if rule != self.run.rule {
+            self.flush(cx);
+            self.run.rule = rule;
+        }
+        self.run.packets += 1;
+        self.run.bytes += bytes as u64;
+    }
+
+    #[inline(always)]
+    fn flush(&mut self, cx: &mut Cx<'_>) {
+        if let Some(counters) = self.around.rules.get(usize::from(self.run.rule)) {
+            let words = cx.sheet.range(*counters..counters + rule_counter::COUNT);
+            words[rule_counter::PACKETS] += self.run.packets;
+            words[rule_counter::BYTES] += self.run.bytes;
+            if self.run.packets > 0 {
+                words[rule_counter::LAST_HIT] = cx.now;
+            }
+        }
+        (self.run.packets, self.run.bytes) = (0, 0);
+    }
+
+    fn settle(&mut self, cx: &mut Cx<'_>) {
+        self.flush(cx);
+        cx.sheet.counters[self.settings.counters + Counters::Ignored.index()] += self.ignored;
+    }
+}
+
+impl Around {
+    /// Where a packet's addresses are valid. On a wire each VLAN is a network of its own.
+    #[inline(always)]
+    pub fn scope(&self, meta: &Meta) -> Scope {
+        let mut scope = self.scopes[usize::from(meta.port)];
+        if scope.wire != 0 && meta.has(flag::VLAN) {
+            scope.domain = meta.vlan + 1;
+        }
+        scope
+    }
+}
+
+/// The class of a flow without states of its own whose answer was seen.
+fn answered(proto: u8) -> Class {
+    match proto {
+        protocol::UDP | protocol::UDP_LITE => Class::Udp,
+        protocol::ICMP | protocol::ICMPV6 => Class::Icmp,
+        protocol::SCTP => Class::Sctp,
+        _ => Class::Other,
+    }
+}
+
+/// The class of a flow without states of its own whose first packet this is.
+fn unanswered(proto: u8) -> Class {
+    match proto {
+        protocol::UDP | protocol::UDP_LITE => Class::UdpNew,
+        protocol::ICMP | protocol::ICMPV6 => Class::Icmp,
+        protocol::SCTP => Class::SctpNew,
+        _ => Class::OtherNew,
+    }
+}
+
+/// True if the TCP or UDP checksum of a whole packet is right, or if there is none: a UDP datagram over IPv4 may do without
+/// (RFC 768), and of a fragment it covers what is not here.
+fn sum_is_good(frame: &Frame, meta: &Meta) -> bool {
+    if meta.any(flag::L4_SUM_GOOD | flag::FIRST_FRAGMENT | flag::LATER_FRAGMENT) {
+        return true;
+    }
+    let Some(segment) = frame.bytes().get(meta.l4()..meta.end()) else { return false };
+    let addresses = if meta.has(flag::IPV4) { 4 } else { 16 };
+    let segment = if meta.proto == protocol::UDP {
+        let Some(udp) = crate::wire::udp::Udp::parse(segment) else { return false };
+        if udp.checksum() == 0 {
+            // RFC 8200 section 8.1: over IPv6 there must be one.
+            return meta.has(flag::IPV4);
+        }
+        let Some(datagram) = segment.get(..usize::from(udp.length())) else { return false };
+        datagram
+    } else {
+        segment
+    };
+    let pseudo = checksum::pseudo(&meta.src[..addresses], &meta.dst[..addresses], meta.proto, segment.len());
+    pseudo.bytes(segment).fold() == 0xffff
+}
