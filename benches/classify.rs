@@ -111,6 +111,7 @@ fn plan(text: &str) -> Arc<dyn FlowPlan> {
         mistakes: &mut mistakes,
         workers: 1,
         conntrack: false,
+        flows: (64, 64),
     };
     let Some(Plan::Flow(plan)) = Acl::plan(&config, &mut cx) else { panic!("{:#?}", mistakes.into_sorted()) };
     plan
