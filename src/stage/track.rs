@@ -711,3 +711,6 @@ fn sum_is_good(frame: &Frame, meta: &Meta) -> bool {
     let pseudo = checksum::pseudo(&meta.src[..addresses], &meta.dst[..addresses], meta.proto, segment.len());
     pseudo.bytes(segment).fold() == 0xffff
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use crate::config::Config;
 use crate::config::source::Source;
@@ -12,7 +13,7 @@ use crate::packet::steer::Key;
 use crate::packet::{Frame, Meta};
 use crate::stage::pipeline::{Blueprint, compile};
 use crate::stats::{Reason, Sheet};
-use crate::worker::{Observer, Setup, Worker};
+use crate::worker::{Mailbox, Observer, Setup, Worker};
 
 /// Where a packet ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,6 +151,14 @@ impl Bench {
         let ends: Vec<_> = self.worker.observer().ends.drain(..).collect();
         assert_eq!(ends.len(), frames.len(), "every packet ended somewhere");
         ends.into_iter().map(|(bytes, meta, reason)| self.end(bytes, &meta, reason)).collect()
+    }
+
+    /// Lets time pass; with upkeep at its end, several rounds of it.
+    pub fn pass(&mut self, time: Duration, upkeep: bool) {
+        self.now += time.as_nanos() as u64;
+        for _ in 0..if upkeep { 16 } else { 0 } {
+            self.worker.housekeep(self.now, &Mailbox::default());
+        }
     }
 
     fn end(&self, bytes: Option<Vec<u8>>, meta: &Meta, reason: Reason) -> End {
