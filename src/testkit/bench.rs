@@ -11,7 +11,9 @@ use crate::flow::region::Placement;
 use crate::io::memory::MemoryIo;
 use crate::packet::steer::Key;
 use crate::packet::{Frame, Meta};
+use crate::stage::conntrack::Tables;
 use crate::stage::pipeline::{Blueprint, compile};
+use crate::stage::track::Tracker;
 use crate::stats::{Reason, Sheet};
 use crate::worker::{Mailbox, Observer, Setup, Worker};
 
@@ -176,6 +178,11 @@ impl Bench {
     /// The worker's counters.
     pub fn sheet(&self) -> &Sheet {
         self.worker.sheet()
+    }
+
+    /// The flow tables, if connections are tracked.
+    pub fn tables(&self) -> Option<&Tables> {
+        self.worker.pipeline().tracker().map(Tracker::tables)
     }
 
     /// The compiled pipeline.
