@@ -186,6 +186,8 @@ impl Replay {
         }
         self.pass(now);
         self.worker.turn(self.clock);
+        // Records tell all that the packet log does.
+        self.blueprint.logs.iter().for_each(|log| log.take().for_each(drop));
         let mut ends = take(&mut self.worker.observer().ends);
         // Behind the packets that were read, what flowgate made of them.
         ends.sort_by_key(|end| (end.origin.number == 0, end.origin.number));

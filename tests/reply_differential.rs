@@ -118,7 +118,7 @@ fn tshark_finds_nothing_wrong_with_any_reply() {
         // A reset, and an error, over IPv4 and over IPv6.
         let kinds = ["1\t1", "1\t\t1\t\t3\t13", "\t1", "\t\t\t1\t\t\t1\t1"];
         let line = lines[n].trim_end();
-        assert!(kinds.iter().any(|kind| line == *kind), "{line:?}: {frame:02x?}");
+        assert!(kinds.contains(&line), "{line:?}: {frame:02x?}");
         assert!(of_replies[n].is_empty() || !of_requests[n].is_empty(), "{}: {frame:02x?}", of_replies[n]);
     }
 }

@@ -99,3 +99,19 @@ pub fn message(format: LogFormat, time: Time, text: &str) -> String {
         LogFormat::Json => format!("{}\n", serde_json::json!({ "time": time, "event": "message", "message": text })),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_have_the_format_of_packets() {
+        assert_eq!(message(LogFormat::Human, Time(1), "port \"lan\": link up"), "flowgate: port \"lan\": link up\n");
+        let json: serde_json::Value =
+            serde_json::from_str(&message(LogFormat::Json, Time(1), "port \"lan\": link up")).expect("JSON");
+        let expected = serde_json::json!({
+            "time": "0.000000001", "event": "message", "message": "port \"lan\": link up",
+        });
+        assert_eq!(json, expected);
+    }
+}
