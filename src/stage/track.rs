@@ -272,13 +272,7 @@ impl Tracker {
 
 /// Lets flow stages tell of `judged` what became of them.
 #[inline]
-pub fn conclude(
-    stages: &mut [FlowStage],
-    judged: Mask,
-    batch: &mut Batch,
-    actions: &[Action; BATCH],
-    cx: &mut Cx<'_>,
-) {
+pub fn conclude(stages: &mut [FlowStage], judged: Mask, batch: &mut Batch, actions: &[Action; BATCH], cx: &mut Cx<'_>) {
     for (plan, commit, _) in stages {
         if plan.concludes() {
             commit.conclude(judged, batch, actions, cx);

@@ -685,3 +685,42 @@ fn decoded(bytes: &[u8]) -> Meta {
     give_back(&mut heap, &mut batch);
     facts
 }
+
+/// The rules of [`REJECTING`] on a wire whose flows are tracked.
+fn tracked(acl: &str) -> String {
+    config(acl).replace("'cross', 'acl'", "'conntrack', 'cross', 'acl'")
+}
+
+#[test]
+fn flows_are_logged_once_and_refused_ones_answered() {
+    let mut bench = Bench::new(&tracked(&REJECTING.replace("tcp/443", "udp/443")));
+    let (a, b) = ("10.0.0.5:40000", "192.0.2.7:443");
+    for (port, packet) in [("lan", Packet::udp(a, b)), ("wan", Packet::udp(b, a)), ("lan", Packet::udp(a, b))] {
+        assert_eq!(bench.push(port, &packet.bytes()).reason(), "sent");
+    }
+    // Twice in a batch, and neither has an entry.
+    let closed = vec![Packet::tcp("10.0.0.5:40001", "192.0.2.7:25").bytes(); 2];
+    let ends = bench.push_all("lan", &closed);
+    let ends: Vec<&str> = ends.iter().map(End::reason).collect();
+    assert_eq!(ends, ["acl.rejected", "acl.rejected", "sent", "sent"]);
+    let rejected = "denied acl.rejected rule=\"closed\" tcp 10.0.0.5:40001 > 192.0.2.7:25 [S] in lan out wan";
+    assert_eq!(
+        log_lines(&bench, LogFormat::Human),
+        [
+            format!("flowgate: 1700000000.000000000 new rule=\"web server\" udp {a} > {b} in lan out wan"),
+            format!("flowgate: 1700000000.000003000 {rejected}"),
+            format!("flowgate: 1700000000.000003000 {rejected}"),
+        ]
+    );
+}
+
+#[test]
+fn a_rule_says_how_closely_its_flows_are_tracked() {
+    let loose = "[[acl.rule]]\nname = 'loose'\ndestination = '192.0.2.7'\naction = 'allow'\ntracking = 'loose'\n\
+                 [[acl.rule]]\nname = 'as said'\naction = 'allow'\n";
+    let mut bench = Bench::new(&tracked(loose));
+    // Nobody has asked for them.
+    let mut answer =
+        |to: &str| bench.push("lan", &Packet::echo_reply("10.0.0.5", to, 1, 1).bytes()).reason().to_owned();
+    assert_eq!((answer("192.0.2.7").as_str(), answer("192.0.2.8").as_str()), ("sent", "conntrack.no-flow"));
+}
