@@ -11,6 +11,7 @@ pub mod control;
 pub mod dpdk;
 pub mod flow;
 pub mod io;
+pub mod log;
 pub mod memory;
 pub mod packet;
 pub mod replay;

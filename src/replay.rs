@@ -67,7 +67,10 @@ struct Listener {
 impl Listener {
     fn end(&mut self, frame: &Frame, facts: &Meta, outcome: Outcome) {
         if self.listens {
-            let origin = self.origins[frame.token() as usize];
+            let mut origin = self.origins[frame.token() as usize];
+            if origin.number == 0 {
+                origin.length = frame.len() as u32;
+            }
             self.ends.push(End { origin, facts: facts.clone(), outcome, summary: summary(frame, facts) });
         }
     }
@@ -183,10 +186,14 @@ impl Replay {
         }
         self.pass(now);
         self.worker.turn(self.clock);
+        // Records tell all that the packet log does.
+        self.blueprint.logs.iter().for_each(|log| log.take().for_each(drop));
         let mut ends = take(&mut self.worker.observer().ends);
-        ends.sort_by_key(|end| end.origin.number);
+        // Behind the packets that were read, what flowgate made of them.
+        ends.sort_by_key(|end| (end.origin.number == 0, end.origin.number));
         for End { origin, facts, outcome, summary } in ends.drain(..) {
-            tell(&self.namer, &self.namer.record(origin.number, origin.time, origin.length, &facts, outcome, summary));
+            let time = if origin.number == 0 { self.clock } else { origin.time };
+            tell(&self.namer, &self.namer.record(origin.number, time, origin.length, &facts, outcome, summary));
         }
         self.worker.observer().ends = ends;
         self.write()?;

@@ -45,7 +45,7 @@ impl Serialize for Time {
 /// What became of one packet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Record<'a> {
-    /// Which packet, counted from 1.
+    /// Which packet, counted from 1; 0 if flowgate made it itself.
     pub number: u64,
     /// When it was received.
     pub time: Time,
@@ -102,6 +102,11 @@ impl Namer {
         Namer { ports: names.ports.iter().map(|port| port.name.clone()).collect(), layout, rules, widths }
     }
 
+    /// A port's name; none of `NO_PORT`.
+    pub fn port(&self, index: u8) -> Option<&str> {
+        self.ports.get(usize::from(index)).map(String::as_str)
+    }
+
     /// The record of a packet. `facts` are those of its end, `packet` is its [`summary`].
     pub fn record(
         &self,
@@ -117,19 +122,18 @@ impl Namer {
             Outcome::Sent => None,
             Outcome::Dropped(reason) => self.layout.reason_labels().get(usize::from(reason.0)),
         };
-        let port = |index: u8| self.ports.get(usize::from(index)).map(String::as_str);
         Record {
             number,
             time: Time(time),
             length,
-            port: port(facts.port).unwrap_or("-"),
+            port: self.port(facts.port).unwrap_or("-"),
             verdict: if outcome == Outcome::Sent { "sent" } else { "dropped" },
             stage: label.map(|label| label.scope.as_str()).or(rule.map(|rule| rule.stage.as_str())),
             reason: label.map(|label| label.name.as_str()),
             rule: rule.map(|rule| rule.name.as_str()),
             file: rule.map(|rule| &*rule.place.file),
             line: rule.map(|rule| rule.place.line),
-            out: port(facts.out).filter(|_| outcome == Outcome::Sent),
+            out: self.port(facts.out).filter(|_| outcome == Outcome::Sent),
             packet,
         }
     }
@@ -179,6 +183,18 @@ pub fn summary(frame: &Frame, facts: &Meta) -> String {
     // Writing to a string cannot fail.
     let _ = summarize(&mut text, frame.bytes(), facts);
     text
+}
+
+/// As [`summary`], from facts that go as deep as L3, without the frame.
+pub fn words(facts: &Meta) -> String {
+    let mut text = String::new();
+    if facts.any(flag::IPV4 | flag::IPV6 | flag::ARP) {
+        // Writing to a string cannot fail.
+        let _ = summarize(&mut text, &[], facts);
+        return text;
+    }
+    let vlan = if facts.has(flag::VLAN) { format!("vlan {} ", facts.vlan) } else { text };
+    format!("{vlan}ethertype 0x{:04x}", facts.ethertype())
 }
 
 fn summarize(text: &mut dyn fmt::Write, bytes: &[u8], facts: &Meta) -> fmt::Result {

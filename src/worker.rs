@@ -11,7 +11,9 @@ use crossbeam::queue::ArrayQueue;
 use crate::arch::{Clock, cycles};
 use crate::dpdk::ring::{Consumer, Producer};
 use crate::io::Io;
+use crate::log::Log;
 use crate::packet::decode::{decode, strip_tag};
+use crate::packet::reply::reject;
 use crate::packet::steer::{Key, owner, steer};
 use crate::packet::{BATCH, Batch, Frame, Mask, Meta, bits};
 use crate::stage::conntrack::Tables;
@@ -135,6 +137,7 @@ pub struct Worker<I: Io, O: Observer = ()> {
     pipeline: Pipeline,
     batch: Box<Batch>,
     sheet: Sheet,
+    log: Log,
     depth: Depth,
     burst: usize,
     /// Ports this worker receives from, and for each the port all its frames leave by if they pass unread.
@@ -178,6 +181,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
             key: setup.key,
             batch: Box::default(),
             sheet: blueprint.layout.sheet(),
+            log: blueprint.logs.get(setup.index).cloned().unwrap_or(Log::NONE),
             depth,
             burst: setup.burst.clamp(1, BATCH),
             receive,
@@ -315,8 +319,11 @@ impl<I: Io, O: Observer> Worker<I, O> {
             self.steer();
         }
         self.sheet.account(Account::Processed, u64::from(self.batch.live.count_ones()));
-        let mut cx = Cx { now, sheet: &mut self.sheet };
+        let mut cx = Cx { now, sheet: &mut self.sheet, log: &self.log };
         self.pipeline.process(&mut self.batch, &mut cx);
+        if self.batch.refused != 0 {
+            self.refuse();
+        }
         self.send();
         self.settle();
     }
@@ -346,6 +353,38 @@ impl<I: Io, O: Observer> Worker<I, O> {
                 self.hand_over(to);
             }
         }
+    }
+
+    /// Makes refused packets the replies to them: the request ends here, and what leaves in its buffer is a packet of our own.
+    #[inline(never)]
+    fn refuse(&mut self) {
+        for i in bits(self.batch.refused & self.batch.dead) {
+            self.bury(i);
+            self.sheet.account(Account::Dropped, 1);
+            let batch = &mut *self.batch;
+            batch.dead &= !(1 << i);
+            if reject(&mut batch.frames[i], &mut batch.metas[i]) {
+                batch.leaving |= 1 << i;
+                self.sheet.account(Account::Created, 1);
+            } else {
+                batch.moved |= 1 << i;
+                self.io.free(std::slice::from_mut(&mut batch.frames[i]));
+            }
+        }
+    }
+
+    /// Tells of the end of a dead packet, and counts it by reason.
+    #[inline]
+    fn bury(&mut self, i: usize) {
+        let reason = self.batch.reasons[i];
+        if O::LISTENS {
+            self.observer.dropped(&self.batch.frames[i], &self.batch.metas[i], reason);
+        }
+        // A stage that dropped without a reason is a defect, which must not take the worker with it.
+        let known = usize::from(reason.0) < self.sheet.reasons.len();
+        debug_assert!(known, "a packet was dropped without a reason");
+        let reason = if known { reason } else { Engine::Bug.into() };
+        self.sheet.reasons[usize::from(reason.0)] += 1;
     }
 
     /// Sends the leaving packets: all at once if they leave by one port, else through the ports' outboxes.
@@ -424,15 +463,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let mut frames = [const { Frame::EMPTY }; BATCH];
         let mut n = 0;
         for i in bits(dead) {
-            let reason = self.batch.reasons[i];
-            if O::LISTENS {
-                self.observer.dropped(&self.batch.frames[i], &self.batch.metas[i], reason);
-            }
-            // A stage that dropped without a reason is a defect, which must not take the worker with it.
-            let known = usize::from(reason.0) < self.sheet.reasons.len();
-            debug_assert!(known, "a packet was dropped without a reason");
-            let reason = if known { reason } else { Engine::Bug.into() };
-            self.sheet.reasons[usize::from(reason.0)] += 1;
+            self.bury(i);
             frames[n] = self.batch.frames[i].take();
             n += 1;
         }
@@ -503,7 +534,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
 
     /// Upkeep, every few hundred turns: a bounded amount of work for each stage, and for whoever asked for a snapshot.
     pub fn housekeep(&mut self, now: u64, mailbox: &Mailbox) {
-        let mut cx = Cx { now, sheet: &mut self.sheet };
+        let mut cx = Cx { now, sheet: &mut self.sheet, log: &self.log };
         self.pipeline.housekeep(&mut cx);
         if let Some(mut ask) = mailbox.asks.pop() {
             ask.done = match self.pipeline.packet_stage(ask.stage) {

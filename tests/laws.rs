@@ -76,6 +76,7 @@ deny = "udp port 1900"
 wire = [{ ports = ["lan", "wan"], rewrite_mac = true }]
 [acl]
 default = "deny"
+log_default = true
 [[acl.rule]]
 name = "tally"
 action = "count"
@@ -88,6 +89,11 @@ name = "back"
 service = ["udp", "icmp"]
 from = "outside"
 action = "allow"
+[[acl.rule]]
+name = "closed"
+service = "tcp/22"
+action = "reject"
+log = true
 [[police.limit]]
 name = "each source"
 by = "source"
@@ -182,6 +188,7 @@ fn two_workers_keep_the_laws() {
         for mailbox in &mailboxes {
             while mailbox.answers.pop().is_some() {}
         }
+        assert!(blueprint.logs.iter().all(|log| log.take().count() > 0), "round {round}: both workers have logged");
     }
     let mut total = blueprint.layout.sheet();
     for (at, worker) in workers.iter().enumerate() {
@@ -192,9 +199,15 @@ fn two_workers_keep_the_laws() {
     assert_eq!(total.of(Account::Received), 3 * frames.len() as u64);
     assert_eq!(total.of(Account::HandedOut), total.of(Account::HandedIn));
     assert!(total.of(Account::HandedOut) > 0 && total.of(Account::Sent) > 0);
-    for reason in
-        ["acl.denied-default", "guard.blocked-source", "bpf.denied", "police.over-limit", "decode.short-frame"]
-    {
+    assert!(total.of(Account::Created) > 0, "rejected packets were answered");
+    for reason in [
+        "acl.denied-default",
+        "acl.rejected",
+        "guard.blocked-source",
+        "bpf.denied",
+        "police.over-limit",
+        "decode.short-frame",
+    ] {
         let at = blueprint.layout.reason(reason).unwrap_or_else(|| panic!("there is a reason {reason}"));
         assert!(total.reasons[usize::from(at.0)] > 0, "{reason} was met");
     }

@@ -110,7 +110,7 @@ fn totals(lines: &[Value]) -> &Value {
     let n = |name: &str| totals[name].as_u64().unwrap_or_else(|| panic!("{name} in {totals}"));
     assert_eq!(totals["balanced"], true);
     assert_eq!(n("packets"), n("received") + n("too_long"));
-    assert_eq!(n("received"), n("sent") + n("dropped") + n("consumed") + n("held"));
+    assert_eq!(n("received") + n("created"), n("sent") + n("dropped") + n("consumed") + n("held"));
     let sum = |list: &str, of: &str| -> u64 {
         totals[list].as_array().expect("a list").iter().map(|row| row[of].as_u64().expect("a number")).sum()
     };
@@ -275,6 +275,26 @@ fn allows_and_denies_with_the_rule_that_did() {
         human.lines().take(5).map(|line| line.find("  tcp ").or(line.find("  packet")).expect(line)).collect();
     assert!(columns.iter().all(|column| *column == columns[0]), "aligned: {human}");
     assert!(human.contains("2 sent, 2 dropped") && human.contains("4 packets"), "{human}");
+}
+
+#[test]
+fn rejected_packets_are_answered_with_packets_of_our_own() {
+    let bench = Bench::new(&CONFIG.replace("action = \"deny\"", "action = \"reject\""));
+    bench.file("lan.pcap", &ethernet(&[(0, syn(PRINTER, 443)), (1_000, syn(SERVER, 443))]));
+    let output = bench.replay(&["--in", "lan=lan.pcap", "--out", "lan=to-lan.pcap", "--json", "--verbose"]);
+    let lines = json(&output, 0);
+    assert_eq!(lines.len(), 4, "two packets, the answer and the totals: {lines:#?}");
+    let field = |at: usize, name: &str| lines[at][name].clone();
+    assert_eq!((field(0, "verdict"), field(0, "reason")), ("dropped".into(), "rejected".into()));
+    assert_eq!((field(1, "verdict"), field(1, "out")), ("sent".into(), "wan".into()));
+    assert_eq!((field(2, "number"), field(2, "verdict"), field(2, "out")), (0.into(), "sent".into(), "lan".into()));
+    assert_eq!(field(2, "packet"), "tcp 192.0.2.9:443 > 10.0.0.5:40000 [RA]");
+    let totals = totals(&lines);
+    let terms = ["received", "created", "sent", "dropped"].map(|term| totals[term].as_u64());
+    assert_eq!(terms, [Some(2), Some(1), Some(2), Some(1)]);
+    let answers = written(&bench.path("to-lan.pcap"));
+    assert_eq!((answers.len(), answers[0].0, answers[0].1), (1, 1_000, 60));
+    readable_by_tshark(&bench.path("to-lan.pcap"), "1700000000.000001000\t192.0.2.9\t443\t0x0014\n");
 }
 
 fn readable_by_tshark(path: &Path, expected: &str) {

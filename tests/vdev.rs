@@ -224,6 +224,48 @@ fn acl_passes_and_counts_exactly_what_its_rules_say() {
     assert_same("wan to lan", &files.out("lan"), &want_lan);
 }
 
+#[test]
+fn rejected_packets_are_answered_and_logged() {
+    let (host, server) = (ip("10.0.0.5"), ip("192.0.2.7"));
+    let lan = [
+        tcp(host, 40_000, server, 443, SYN, &[]),
+        tcp(host, 40_001, server, 25, SYN, &[]),
+        udp(host, 40_002, server, 53, &[7; 40]),
+        udp(ip("2001:db8::5"), 40_003, ip("2001:db8::7"), 53, &[7; 40]),
+    ];
+    let wan = [udp(server, 53, host, 40_002, &[7; 40])];
+    let rules = "[pipeline]\nstages = [\"cross\", \"acl\"]\n[cross]\nwire = [{ ports = [\"lan\", \"wan\"] }]\n[acl]\n\
+                 log_default = true\n[[acl.rule]]\nname = \"web server\"\nservice = \"tcp/443\"\naction = \"allow\"\n\
+                 log = true\n[[acl.rule]]\nname = \"rest\"\nfrom = \"inside\"\naction = \"reject\"\nlog = true\n";
+    // With two, each has the transmit queue of one port only.
+    for count in [1, 2] {
+        let files = Files::new(&lan, &wan);
+        let flowgate = files.run(&[rules, &workers(count)].join("\n"));
+        assert_eq!(flowgate.drops(), counts(&[("acl.denied-default", 1), ("acl.rejected", 3)]));
+        let stopped = flowgate.stop();
+        assert_eq!((stopped.total.created, stopped.total.dropped, stopped.total.sent), (3, 4, 4));
+        assert_same("lan to wan", &files.out("wan"), &lan[..1]);
+        let mut answers = files.out("lan");
+        answers.sort_by_key(|frame| (frame[12] != 8, if frame[12] == 8 { frame[23] } else { frame[20] }));
+        // Protocol and, of the errors, type and code.
+        let told: Vec<_> = answers.iter().map(|frame| if frame[12] == 8 { frame[23] } else { frame[20] }).collect();
+        assert_eq!(told, [1, 6, 58]);
+        assert_eq!((&answers[0][34..36], &answers[2][54..56]), (&[3, 13][..], &[1, 1][..]));
+        assert_eq!(ends(&answers[0]), (server, host));
+        for line in [
+            "allowed rule=\"web server\" tcp 10.0.0.5:40000 > 192.0.2.7:443 [S] in lan out wan",
+            "denied acl.rejected rule=\"rest\" tcp 10.0.0.5:40001 > 192.0.2.7:25 [S] in lan out wan",
+            "denied acl.rejected rule=\"rest\" udp 10.0.0.5:40002 > 192.0.2.7:53 in lan out wan",
+            "denied acl.rejected rule=\"rest\" udp [2001:db8::5]:40003 > [2001:db8::7]:53 in lan out wan",
+            "denied acl.denied-default udp 192.0.2.7:53 > 10.0.0.5:40002 in wan out lan",
+        ] {
+            let logged =
+                stopped.log.lines().filter(|logged| logged.starts_with("flowgate: ") && logged.ends_with(line));
+            assert_eq!(logged.count(), 1, "{line}: {}", stopped.log);
+        }
+    }
+}
+
 /// A frame with some of its bytes changed, and the IPv4 header checksum made right again.
 fn changed(frame: &Frame, changes: &[(usize, u8)]) -> Frame {
     let mut frame = frame.clone();

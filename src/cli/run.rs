@@ -1,7 +1,9 @@
 //! `flowgate run`: the appliance in the foreground, until a signal.
 
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -14,9 +16,11 @@ use crate::config::Config;
 use crate::config::machine::Log;
 use crate::config::source::Source;
 use crate::control::api::account;
+use crate::control::log::{Scribe, message};
 use crate::control::serve::{End, Socket, serve};
 use crate::stage::pipeline::port_counter;
 use crate::stats::Sheet;
+use crate::verdict::Time;
 
 /// Start the appliance in the foreground; SIGINT and SIGTERM stop it.
 #[derive(Args, Debug)]
@@ -46,10 +50,11 @@ impl Run {
             .map_err(|error| environment(format!("cannot read {:?}: {error}", self.config)))?;
         let refuse = |mistakes| Refusal::Mistakes(source.clone(), mistakes).print("run");
         let config = Config::parse(&source).map_err(refuse)?;
-        let level = config.control.log;
-        let log = |message: &str| {
+        let (level, format) = (config.control.log, config.control.log_format);
+        let log = |text: &str| {
             if matches!(level, Log::Info | Log::Debug) {
-                eprintln!("flowgate: {message}");
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+                print(&message(format, Time(now), text));
             }
         };
         // Before anything is touched: a socket that is taken means that this appliance runs already.
@@ -70,14 +75,17 @@ impl Run {
                 self.config, config.control.socket.0
             ));
         };
+        let scribe = Scribe::new(&running.blueprint, &config.names, format);
         let tick = || {
             appliance.correct_clock();
+            print(&scribe.take());
             appliance.gone()
         };
         let end = serve(&socket, running.clone(), ready, tick, log);
         drop(running);
         drop(socket);
         let stopped = appliance.stop();
+        print(&scribe.take());
         let mut good = stopped.report(self.json);
         match end {
             Ok(End::Signal) => {}
@@ -92,6 +100,11 @@ impl Run {
         }
         Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(ENVIRONMENT) })
     }
+}
+
+/// Writes to standard error. That nobody reads it any more is no reason to stop.
+fn print(lines: &str) {
+    let _ = io::stderr().write_all(lines.as_bytes());
 }
 
 impl Stopped {

@@ -181,6 +181,16 @@ crate::choice! {
     }
 }
 
+crate::choice! {
+    /// What the lines on standard error look like.
+    pub enum LogFormat {
+        /// Words.
+        Human = "human",
+        /// An object on each line.
+        Json = "json",
+    }
+}
+
 crate::section! {
     /// `[control]`
     pub struct Control {
@@ -188,6 +198,8 @@ crate::section! {
         pub socket: SocketPath = SocketPath(super::DEFAULT_SOCKET.into()),
         /// The least important messages that are printed: `"error"`, `"warning"`, `"info"` or `"debug"`, which includes DPDK's.
         pub log: Log = Log::Info,
+        /// What is printed on standard error while running, packets that rules log included: `"human"`, or `"json"`, an object on each line.
+        pub log_format: LogFormat = LogFormat::Human,
     }
 }
 

@@ -15,6 +15,7 @@ use crate::worker::{Ask, Mailbox};
 
 pub mod api;
 pub mod client;
+pub mod log;
 pub mod serve;
 
 /// What control knows of the running appliance. Shared with whoever answers questions.

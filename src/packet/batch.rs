@@ -61,6 +61,8 @@ pub struct Batch {
     pub moved: Mask,
     /// Dropped; the frame is still here until the batch is settled.
     pub dead: Mask,
+    /// Of the dead, those whose senders are to be told, by a reply that the frame becomes (`reply::reject`).
+    pub refused: Mask,
     len: usize,
 }
 
@@ -75,6 +77,7 @@ impl Default for Batch {
             leaving: 0,
             moved: 0,
             dead: 0,
+            refused: 0,
             len: 0,
         }
     }
@@ -101,6 +104,7 @@ impl Batch {
         self.leaving = 0;
         self.moved = 0;
         self.dead = 0;
+        self.refused = 0;
     }
 
     /// Drops packet `i`, which is live, for `reason`.

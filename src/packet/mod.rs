@@ -1,10 +1,11 @@
 //! Packets: their bytes (`frame`), the batches they travel in (`batch`), what is known of each (`meta`), how that is
-//! found out (`decode`), and which worker they belong to (`steer`).
+//! found out (`decode`), which worker they belong to (`steer`), and what answers them (`reply`).
 
 pub mod batch;
 pub mod decode;
 pub mod frame;
 pub mod meta;
+pub mod reply;
 pub mod steer;
 
 pub use batch::{BATCH, Batch, Mask, bits};

@@ -216,8 +216,10 @@ mod tests {
 
     use super::*;
     use crate::config::names::Names;
+
     use crate::config::reader::{FromToml, Reader, Table};
     use crate::config::source::{Mistakes, Source};
+    use crate::log::Log;
     use crate::packet::BATCH;
     use crate::packet::frame::Heap;
     use crate::stage::Rules;
@@ -264,7 +266,7 @@ mod tests {
             *slot = heap.frame(packet).expect("room");
         }
         batch.begin(packets.len());
-        plan.start(0).process(&mut batch, &mut Cx { now: 0, sheet: &mut sheet });
+        plan.start(0).process(&mut batch, &mut Cx { now: 0, sheet: &mut sheet, log: &Log::NONE });
         let denied = layout.reason("bpf:t.denied").expect("declared");
         let verdicts: Vec<bool> = (0..packets.len()).map(|i| batch.live & 1 << i != 0).collect();
         for (i, packet) in packets.iter().enumerate() {

@@ -16,6 +16,7 @@ use crate::config::reader::{FromToml, Item, Key, Reader};
 use crate::config::source::{Mistakes, Place};
 use crate::flow::Tracking;
 use crate::flow::entry::Scope;
+use crate::log::Log;
 pub use crate::packet::decode::Depth;
 use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT, NO_RULE};
 use crate::stats::{Layout, Line, Lines, Reason, ReasonBase, Sheet, Unit};
@@ -44,6 +45,8 @@ pub struct Cx<'a> {
     pub now: u64,
     /// The worker's counters.
     pub sheet: &'a mut Sheet,
+    /// The worker's packet log.
+    pub log: &'a Log,
 }
 
 /// A row of a stage's snapshot, as the worker hands it over; the stage's plan says what the words mean.
@@ -105,9 +108,15 @@ pub struct Action {
     pub out: u8,
     /// The verdict.
     pub verdict: Verdict,
+    /// If denied: the sender is told (`FlowCommit::conclude`).
+    pub reject: bool,
+    /// What becomes of it is logged (`FlowCommit::conclude`).
+    pub log: bool,
     /// How closely the flow is held to its protocol, if the rule says so.
     pub tracking: Option<Tracking>,
 }
+
+const _: () = assert!(size_of::<Action>() == 16);
 
 impl Action {
     /// Nothing decided.
@@ -118,15 +127,18 @@ impl Action {
         domain: 0,
         out: NO_PORT,
         verdict: Verdict::Open,
+        reject: false,
+        log: false,
         tracking: None,
     };
 
-    /// Decides against the subject.
+    /// Decides against the subject. What an earlier rule wanted told of it holds no longer.
     #[inline]
     pub fn deny(&mut self, reason: Reason, rule: u16) {
         self.verdict = Verdict::Deny;
         self.reason = reason;
         self.rule = rule;
+        (self.reject, self.log) = (false, false);
     }
 }
 
@@ -149,6 +161,10 @@ pub trait FlowPlan: Send + Sync {
     fn relay(&self, _port: u8) -> Option<Action> {
         None
     }
+    /// True if `FlowCommit::conclude` may have something to do.
+    fn concludes(&self) -> bool {
+        false
+    }
 }
 
 /// A flow stage's state in one worker.
@@ -156,6 +172,10 @@ pub trait FlowCommit: Send {
     /// Runs once for each judged subject (each new flow with `conntrack`, each packet without): counts, takes tokens and
     /// ports. `judged` includes the denied.
     fn commit(&mut self, judged: Mask, batch: &Batch, actions: &[Action; BATCH], cx: &mut Cx<'_>);
+    /// Runs once more for those that were committed when it is final what becomes of them, if the plan says that it concludes:
+    /// the time to log, and to mark those of the dead whose senders are to be told (`Batch::refused`). Frames are as they
+    /// came, but for the link-layer header of those that go on.
+    fn conclude(&mut self, _judged: Mask, _batch: &mut Batch, _actions: &[Action; BATCH], _cx: &mut Cx<'_>) {}
 }
 
 /// A compiled stage.
@@ -177,6 +197,11 @@ impl Plan {
             Plan::Flow(plan) => plan.describe(),
             Plan::Conntrack(settings) => settings.describe(),
         }
+    }
+
+    /// True if it is a flow stage's that concludes.
+    pub fn concludes(&self) -> bool {
+        matches!(self, Plan::Flow(plan) if plan.concludes())
     }
 }
 

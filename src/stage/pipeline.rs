@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::config::source::{Mistake, Mistakes};
 use crate::flow::Tracking;
 use crate::flow::region::Placement;
+use crate::log::Log;
 use crate::packet::steer::Key;
 use crate::packet::{BATCH, Batch, bits};
 use crate::stats::{Layout, Sheet, Unit};
@@ -18,7 +19,7 @@ use crate::wire::ethernet::Rewrite;
 
 use super::apply::{Adjacencies, apply, refuse};
 use super::conntrack::{Around, Conntrack, Settings, Tables};
-use super::track::{FlowStage, Tracker};
+use super::track::{FlowStage, Tracker, conclude};
 use super::{Action, Cx, Depth, Kind, PacketStage, Plan, PlanCx, Rules, Stage};
 
 /// A compiled pipeline, shared read-only by all workers.
@@ -38,6 +39,8 @@ pub struct Blueprint {
     pub relay: Option<Vec<(u8, Rewrite)>>,
     /// Connection tracking, if it is in the pipeline.
     pub conntrack: Option<(Arc<Settings>, Around)>,
+    /// By worker: its packet log. What is in it speaks of this pipeline's rules and reasons.
+    pub logs: Arc<[Log]>,
     adjacencies: Arc<Adjacencies>,
 }
 
@@ -126,6 +129,8 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
         let around = around(&settings, &stages, &rules, names.ports.len());
         (settings, around)
     });
+    let logs = stages.iter().any(|stage| stage.plan.concludes());
+    let logs = (0..workers.max(1)).map(|_| if logs { Log::new() } else { Log::NONE }).collect();
     Ok(Blueprint {
         conntrack,
         layout: Arc::new(layout),
@@ -134,6 +139,7 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
         depth,
         port_counters,
         relay,
+        logs,
         adjacencies: Arc::new(adjacencies),
     })
 }
@@ -306,6 +312,7 @@ impl Pipeline {
         }
         apply(todo & !denied, batch, actions, &self.adjacencies);
         refuse(denied, batch, actions);
+        conclude(&mut self.flow, todo, batch, actions, cx);
     }
 
     /// Connection tracking, if it is in the pipeline.

@@ -590,6 +590,7 @@ mod tests {
     use super::*;
     use crate::config::Config as File;
     use crate::config::source::Source as Text;
+    use crate::log::Log;
     use crate::packet::decode::decode;
     use crate::packet::frame::Heap;
     use crate::stage::pipeline::{Blueprint, compile};
@@ -627,7 +628,7 @@ mod tests {
             let mut batch = batch(&mut self.heap, packets);
             decode(&mut batch, Depth::L3);
             let (stage, sheet) = &mut self.stages[worker];
-            stage.process(&mut batch, &mut Cx { now, sheet });
+            stage.process(&mut batch, &mut Cx { now, sheet, log: &Log::NONE });
             let passed: Vec<u64> = bits(batch.live).map(|i| batch.frames[i].len() as u64).collect();
             give_back(&mut self.heap, &mut batch);
             (passed.len() as u64, passed.iter().sum())

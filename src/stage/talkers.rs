@@ -365,6 +365,7 @@ impl Summary {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::Log;
     use crate::packet::Meta;
     use crate::packet::frame::Heap;
     use crate::packet::meta::flag;
@@ -466,7 +467,7 @@ mod tests {
             batch.frames[6] = heap.frame(&[0; 60]).expect("room");
             batch.metas[6] = Meta { flags: flag::ARP, ..Meta::UNKNOWN };
             batch.begin(7);
-            stage.process(&mut batch, &mut Cx { now: 1, sheet: &mut sheet });
+            stage.process(&mut batch, &mut Cx { now: 1, sheet: &mut sheet, log: &Log::NONE });
             assert_eq!(batch.live, 0x7f, "nothing is dropped");
             assert_eq!(sheet.counters[plan.counters..], [6, 1, 0]);
             all.extend(rows(&*stage, 2));

@@ -202,6 +202,7 @@ impl Tracker {
         }
         apply(admitted, batch, actions, adjacencies);
         refuse(denied, batch, actions);
+        conclude(stages, admitted | denied, batch, actions, cx);
         batch.fresh = 0;
     }
 
@@ -266,6 +267,16 @@ impl Tracker {
         counters[base + Counters::Expired.index()] += gone as u64;
         counters[base + Counters::Flows.index()] = u64::from(v4.used) + u64::from(v6.used);
         counters[base + Counters::HalfOpen.index()] = u64::from(v4.half_open) + u64::from(v6.half_open);
+    }
+}
+
+/// Lets flow stages tell of `judged` what became of them.
+#[inline]
+pub fn conclude(stages: &mut [FlowStage], judged: Mask, batch: &mut Batch, actions: &[Action; BATCH], cx: &mut Cx<'_>) {
+    for (plan, commit, _) in stages {
+        if plan.concludes() {
+            commit.conclude(judged, batch, actions, cx);
+        }
     }
 }
 

@@ -226,7 +226,10 @@ impl Flowgate {
             last.clone_from(&self.accounts());
             let total = Account::total(&last);
             assert!(total.received <= received, "{} packets came in, {received} were sent in", total.received);
-            if total.received == received && total.handed_in == total.handed_out && total.received == total.ended() {
+            if total.received == received
+                && total.handed_in == total.handed_out
+                && total.received + total.created == total.ended()
+            {
                 return;
             }
             assert!(since.elapsed() < PATIENCE, "{received} packets were sent in: {last:#?}\n{}", self.log());

@@ -20,6 +20,8 @@ crate::choice! {
         Allow = "allow",
         /// Drops it.
         Deny = "deny",
+        /// Drops it and tells its sender.
+        Reject = "reject",
         /// Counts it, and leaves the decision to the rules that follow.
         Count = "count"
     }

@@ -17,7 +17,7 @@ pub fn judge(rules: &[Rule], meta: &Meta, out: u8) -> (Option<usize>, Vec<usize>
         if matches(rule, meta, out) {
             match rule.action {
                 Action::Count => counted.push(at),
-                Action::Allow | Action::Deny => return (Some(at), counted),
+                Action::Allow | Action::Deny | Action::Reject => return (Some(at), counted),
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Rules stand in the file in the order in which they are asked; the first that matches a packet allows or denies it, and
 //! the default decides of what none matches. A `count` rule counts what it matches and decides nothing: a packet counts for
-//! every such rule that stands before the one that decides it.
+//! every such rule that stands before the one that decides it. A `reject` rule denies and tells the sender (`exits`).
 //!
 //! `compile` makes programs of the rules: for each pair of ports that differ in which rules concern them, each family, and
 //! packets with and without a transport header, the conditions that remain. `matcher` finds the first that is true: few by
@@ -20,7 +20,10 @@ use serde::de::{self, Deserializer, Visitor};
 
 use crate::config::names::{Addresses as Named, Detail, Names};
 use crate::config::source::{At, Mistakes};
+use crate::config::units::Rate;
 use crate::dpdk::eal::Eal;
+use crate::flow::Tracking;
+use crate::log::Event;
 use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT, NO_RULE, bits};
 use crate::stats::Reason;
 
@@ -28,11 +31,13 @@ use super::ingress::{ANY, Ports};
 use super::{Action, Cx, Depth, EAL_MEMORY, FlowCommit, FlowPlan, Plan, PlanCx, Stage, Verdict, rule_counter};
 
 mod compile;
+mod exits;
 #[cfg(test)]
 mod linear;
 mod matcher;
 
 use compile::{Addresses, Compiled, Limits, ProgramId, Rule, Shape};
+use exits::{Counters, Exits, Terms};
 use matcher::UNTAGGED;
 
 crate::lines! {
@@ -40,6 +45,8 @@ crate::lines! {
     pub enum Drops {
         /// A rule denies the packet.
         Denied = "denied",
+        /// A rule rejects the packet; counters tell how many senders were told so.
+        Rejected = "rejected",
         /// No rule matches the packet, and the default is to deny.
         DeniedDefault = "denied-default",
         /// The packet is not IP, and its EtherType is not among those that may pass.
@@ -111,6 +118,12 @@ crate::section! {
         pub non_ip: Option<Vec<At<String>>>,
         /// The most memory the compiled rules may take, in MiB.
         pub memory: u32 = 512,
+        /// Answers a second to rejected packets, over all workers, each of which has an even share: "1000/s" unless given. What is above is dropped unanswered.
+        pub reject_rate: Option<At<Rate>>,
+        /// Log entries a second, likewise: "1000/s" unless given. What is above is counted.
+        pub log_rate: Option<At<Rate>>,
+        /// Log the packets that no rule matches: each that is denied; if they may pass, each new flow (each packet without `conntrack`).
+        pub log_default: bool = false,
         /// The rules, in the order in which they are asked.
         pub rule: Vec<At<RuleConfig>> = Vec::new(),
     }
@@ -135,8 +148,12 @@ crate::section! {
         pub source_port: Vec<At<Numbers>> = Vec::new(),
         /// Ids of the outer VLAN tag, or "untagged".
         pub vlan: Vec<At<Numbers>> = Vec::new(),
-        /// "allow", "deny", or "count" (counts and goes on to the next rule).
+        /// "allow"; "deny"; "reject" (denies and answers: TCP with a reset, anything else with ICMP "administratively prohibited"); or "count" (counts and goes on to the next rule).
         pub action: compile::Action,
+        /// Log what it decides: each new flow it allows (each packet without `conntrack`), each packet it denies or rejects.
+        pub log: bool = false,
+        /// How closely flows that it allows are tracked; `[conntrack]`'s if left out.
+        pub tracking: Option<At<Tracking>>,
     }
 }
 
@@ -151,26 +168,41 @@ impl Stage for Acl {
     const DEPTH: Depth = Depth::L4;
     const AFTER_EGRESS: bool = true;
     const REASONS: &'static [crate::stats::Line] = <Drops as crate::stats::Lines>::LINES;
+    const COUNTERS: &'static [crate::stats::Line] = <Counters as crate::stats::Lines>::LINES;
     type Config = Config;
 
     fn plan(config: &Config, cx: &mut PlanCx<'_>) -> Option<Plan> {
         let reasons = cx.reasons::<Drops>();
+        let counters = cx.counters::<Counters>();
         let before = cx.mistakes.len();
         let mut rules = Vec::new();
         let mut hits = Vec::new();
         let mut outcomes = vec![Outcome {
             rule: NO_RULE,
             deny: (config.default == Fallback::Deny).then(|| reasons.at(Drops::DeniedDefault)),
+            reject: false,
+            log: config.log_default,
+            tracking: None,
         }];
         for (number, rule) in config.rule.iter().enumerate() {
             let key = format!("{}.rule[{number}]", cx.instance);
             let name = rule.name.clone().unwrap_or_else(|| format!("rule[{number}]"));
             rules.extend(resolve(rule, &key, cx.names, cx.mistakes));
+            check_keys(rule, &key, cx);
             let slot = cx.rule(&name, &rule.place, rule.action.word())?;
             hits.push(cx.rules.slot(slot).expect("just declared").counters);
-            let deny = (rule.action == compile::Action::Deny).then(|| reasons.at(Drops::Denied));
-            outcomes.push(Outcome { rule: slot, deny });
+            let deny = match rule.action {
+                compile::Action::Deny => Some(reasons.at(Drops::Denied)),
+                compile::Action::Reject => Some(reasons.at(Drops::Rejected)),
+                compile::Action::Allow | compile::Action::Count => None,
+            };
+            let reject = rule.action == compile::Action::Reject;
+            let tracking = rule.tracking.as_ref().map(|tracking| tracking.value);
+            cx.rules.0[usize::from(slot)].tracking = tracking;
+            outcomes.push(Outcome { rule: slot, deny, reject, log: rule.log, tracking });
         }
+        let answers = exits::rate(&config.reject_rate, &format!("{}.reject_rate", cx.instance), cx.mistakes);
+        let entries = exits::rate(&config.log_rate, &format!("{}.log_rate", cx.instance), cx.mistakes);
         let non_ip = non_ip(config, &cx.instance, cx.mistakes);
         if cx.mistakes.len() > before {
             return None;
@@ -186,6 +218,14 @@ impl Stage for Acl {
                 return None;
             }
         };
+        let terms = Terms {
+            answers: answers?,
+            entries: entries?,
+            workers: cx.workers,
+            allowed: if cx.conntrack { Event::New } else { Event::Allowed },
+            counters,
+        };
+        let concludes = outcomes.iter().any(|outcome| outcome.log || outcome.reject);
         let first_slot = outcomes.get(1).map_or(0, |outcome| outcome.rule);
         Some(Plan::Flow(Arc::new(Rules(Arc::new(Judge {
             compiled,
@@ -194,9 +234,26 @@ impl Stage for Acl {
             denied_non_ip: reasons.at(Drops::DeniedNonIp),
             first_slot,
             hits,
+            terms,
+            concludes,
             counting: config.rule.iter().any(|rule| rule.action == compile::Action::Count),
             ports: cx.names.ports.iter().map(|port| port.name.clone()).collect(),
         })))))
+    }
+}
+
+/// Notes keys that say something which the rule's action cannot do.
+fn check_keys(rule: &At<RuleConfig>, key: &str, cx: &mut PlanCx<'_>) {
+    if rule.log && rule.action == compile::Action::Count {
+        let help = "log where the decision is taken: in the rules that allow, deny or reject";
+        cx.mistakes.with_help(&rule.place, &format!("{key}.log"), "a rule that counts decides nothing to log", help);
+    }
+    let Some(tracking) = &rule.tracking else { return };
+    let key = format!("{key}.tracking");
+    if rule.action != compile::Action::Allow {
+        cx.mistakes.at(&tracking.place, &key, "only flows that a rule allows are tracked");
+    } else if !cx.conntrack {
+        cx.mistakes.with_help(&tracking.place, &key, "flows are not tracked", "add \"conntrack\" to the pipeline");
     }
 }
 
@@ -326,6 +383,9 @@ fn non_ip(config: &Config, instance: &str, mistakes: &mut Mistakes) -> NonIp {
 struct Outcome {
     rule: u16,
     deny: Option<Reason>,
+    reject: bool,
+    log: bool,
+    tracking: Option<Tracking>,
 }
 
 /// The compiled rules and all that judging needs.
@@ -340,6 +400,10 @@ struct Judge {
     first_slot: u16,
     /// Each rule's counters in the sheet.
     hits: Vec<usize>,
+    /// How much is told.
+    terms: Terms,
+    /// True if a rule or the default logs or rejects.
+    concludes: bool,
     /// True if there is a `count` rule.
     counting: bool,
     ports: Vec<String>,
@@ -406,19 +470,25 @@ impl FlowPlan for Rules {
         let mut denied = 0;
         for i in bits(todo & !non_ip) {
             let outcome = judge.outcomes[rules[i] as usize];
+            let action = &mut actions[i];
             match outcome.deny {
                 Some(reason) => {
-                    actions[i].deny(reason, outcome.rule);
+                    action.deny(reason, outcome.rule);
+                    action.reject = outcome.reject;
                     denied |= 1 << i;
                 }
-                None => (actions[i].verdict, actions[i].rule) = (Verdict::Allow, outcome.rule),
+                None => {
+                    (action.verdict, action.rule, action.tracking) = (Verdict::Allow, outcome.rule, outcome.tracking)
+                }
             }
+            action.log = outcome.log;
         }
         for i in bits(non_ip) {
             if judge.non_ip.allows(&facts[i]) {
                 (actions[i].verdict, actions[i].rule) = (Verdict::Allow, NO_RULE);
             } else {
                 actions[i].deny(judge.denied_non_ip, NO_RULE);
+                actions[i].log = judge.outcomes[0].log;
                 denied |= 1 << i;
             }
         }
@@ -426,7 +496,11 @@ impl FlowPlan for Rules {
     }
 
     fn start(&self, _worker: usize) -> Box<dyn FlowCommit> {
-        Box::new(Hits(self.0.clone()))
+        Box::new(Hits { judge: self.0.clone(), exits: Exits::new(self.0.terms) })
+    }
+
+    fn concludes(&self) -> bool {
+        self.0.concludes
     }
 
     fn describe(&self) -> Vec<String> {
@@ -434,19 +508,22 @@ impl FlowPlan for Rules {
     }
 }
 
-/// Counts, in one worker, what rules match.
-struct Hits(Arc<Judge>);
+/// Counts, in one worker, what rules match, and tells of it.
+struct Hits {
+    judge: Arc<Judge>,
+    exits: Exits,
+}
 
 impl Hits {
     /// The place in the list of the rule that decided an action, the list's length for the default; `None` if it was
     /// another stage that decided.
     #[inline]
     fn decided_by(&self, action: &Action) -> Option<usize> {
-        let rules = self.0.hits.len();
+        let rules = self.judge.hits.len();
         if action.rule != NO_RULE {
-            return action.rule.checked_sub(self.0.first_slot).map(usize::from).filter(|at| *at < rules);
+            return action.rule.checked_sub(self.judge.first_slot).map(usize::from).filter(|at| *at < rules);
         }
-        let default = match self.0.outcomes[0].deny {
+        let default = match self.judge.outcomes[0].deny {
             Some(reason) => action.verdict == Verdict::Deny && action.reason == reason,
             None => action.verdict == Verdict::Allow,
         };
@@ -456,7 +533,7 @@ impl Hits {
 
 impl FlowCommit for Hits {
     fn commit(&mut self, judged: Mask, batch: &Batch, actions: &[Action; BATCH], cx: &mut Cx<'_>) {
-        let judge = &*self.0;
+        let judge = &*self.judge;
         let mut decided = [0; BATCH];
         let mut mine = 0;
         // Packets that hit the same rule mostly come together: they are added up before they are counted.
@@ -491,6 +568,16 @@ impl FlowCommit for Hits {
                 }
             });
         });
+    }
+
+    fn conclude(&mut self, judged: Mask, batch: &mut Batch, actions: &[Action; BATCH], cx: &mut Cx<'_>) {
+        // Of two acls, each tells of what it decided itself.
+        let mut mine = 0;
+        for i in bits(judged).filter(|i| actions[*i].log || actions[*i].reject) {
+            let decided = actions[i].reason == self.judge.denied_non_ip || self.decided_by(&actions[i]).is_some();
+            mine |= Mask::from(decided) << i;
+        }
+        self.exits.conclude(mine, batch, actions, cx);
     }
 }
 

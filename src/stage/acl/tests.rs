@@ -4,12 +4,16 @@ use proptest::prelude::*;
 
 use super::compile::{Action as Does, compile};
 use super::*;
+use crate::config::machine::LogFormat;
 use crate::config::names::Service;
 use crate::config::source::Source;
+use crate::control::log::Scribe;
+use crate::packet::decode::decode;
 use crate::packet::meta::flag;
 use crate::stage::classes::{Prefix, prefix_mask};
-use crate::testkit::bench::{Bench, TWO_PORTS};
-use crate::testkit::packets::Packet;
+use crate::stats::Account;
+use crate::testkit::bench::{Bench, End, TWO_PORTS};
+use crate::testkit::packets::{Packet, batch, give_back};
 
 fn eal() -> Result<&'static Eal, String> {
     Eal::offline(512).map_err(|error| error.to_string())
@@ -105,7 +109,7 @@ fn rule() -> impl Strategy<Value = Rule> {
         prop_oneof![1 => Just(Vec::new()), 3 => prop::collection::vec(service(), 1..3)],
         prop_oneof![4 => Just(Vec::new()), 1 => prop::collection::vec(range(), 1..3)],
         prop_oneof![4 => Just(Vec::new()), 1 => prop::collection::vec(vlan, 1..3)],
-        prop_oneof![3 => Just(Does::Allow), 3 => Just(Does::Deny), 1 => Just(Does::Count)],
+        prop_oneof![3 => Just(Does::Allow), 2 => Just(Does::Deny), 1 => Just(Does::Reject), 1 => Just(Does::Count)],
     )
         .prop_map(|((from, to), (source, destination), services, source_ports, vlans, action)| {
             let with_ports = |service: &Service| {
@@ -474,4 +478,249 @@ fn keys_of_the_wrong_kind_are_told() {
         mistakes("[acl]\ndefault = 'dney'\n[[acl.rule]]\nvlan = '9-3'\nsource_port = true\naction = 'alow'\n");
     assert_eq!(mistakes.len(), 4, "{mistakes:#?}");
     assert!(mistakes[1].contains("write \"3-9\""), "{mistakes:#?}");
+}
+
+const REJECTING: &str = r#"
+[acl]
+reject_rate = "100/s"
+log_rate = "200/s"
+log_default = true
+[[acl.rule]]
+name = "web server"
+service = "tcp/443"
+action = "allow"
+log = true
+[[acl.rule]]
+name = "closed"
+service = ["tcp", "udp", "icmp", "icmpv6"]
+to = "outside"
+action = "reject"
+log = true
+[[acl.rule]]
+name = "quiet"
+service = "tcp"
+action = "reject"
+[[acl.rule]]
+name = "silent"
+service = "proto/47"
+action = "deny"
+"#;
+
+fn log_lines(bench: &Bench, format: LogFormat) -> Vec<String> {
+    let names = &crate::config::Config::parse(&Source::new("t.toml", &config(REJECTING))).expect("good").names;
+    Scribe::new(bench.blueprint(), names, format).take().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn rejected_requests_are_answered_by_the_port_they_came_from() {
+    let mut bench = Bench::new(&config(REJECTING));
+    let (a, b) = ("10.0.0.5:40000", "192.0.2.7:80");
+    let (c, d) = ("[2001:db8::5]:40000", "[2001:db8::7]:80");
+    // Protocol, ports and detail of the reply.
+    let cases = [
+        (Packet::tcp(a, b), 6, [0x14, 0]),
+        (Packet::tcp(a, b).acknowledgment(9).vlan(7).payload(&[1; 1400]), 6, [0x04, 0]),
+        (Packet::tcp(c, d), 6, [0x14, 0]),
+        (Packet::udp(a, b), 1, [3, 13]),
+        (Packet::udp(c, d).payload(&[9; 1400]), 58, [1, 1]),
+        (Packet::echo_request("10.0.0.5", "192.0.2.7", 1, 1), 1, [3, 13]),
+        (Packet::echo_request("2001:db8::5", "2001:db8::7", 1, 1), 58, [1, 1]),
+    ];
+    let answered = cases.len() as u64;
+    for (packet, proto, detail) in cases {
+        let bytes = packet.bytes();
+        let ends = bench.push_all("lan", &[&bytes]);
+        let [dropped, End::Sent { port, bytes: reply, rule }] = &ends[..] else { panic!("{packet:?}: {ends:?}") };
+        assert_eq!((dropped.reason(), dropped.rule()), ("acl.rejected", "closed"));
+        assert_eq!((port.as_str(), rule.as_deref()), ("lan", Some("closed")));
+        let facts = decoded(reply);
+        assert_eq!((facts.proto, facts.detail), (proto, detail), "{packet:?}");
+        let request = decoded(&bytes);
+        assert_eq!((facts.src, facts.dst, facts.vlan), (request.dst, request.src, request.vlan));
+        assert_eq!((&reply[..6], &reply[6..12]), (&bytes[6..12], &bytes[..6]));
+    }
+    // Other ends in the same batch are not disturbed, and what must not be answered is not.
+    let batch = [
+        Packet::tcp(a, "192.0.2.7:443"),
+        Packet::tcp(a, b).flags(crate::wire::tcp::RST),
+        Packet::udp(a, b),
+        Packet::ip("10.0.0.5", "192.0.2.7", 47).payload(&[0; 4]),
+        Packet::udp(a, b).macs([2; 6], [0xff; 6]),
+        Packet::tcp(a, "192.0.2.8:443"),
+    ];
+    let ends: Vec<String> = bench
+        .push_all("lan", &batch.map(|packet| packet.bytes()))
+        .iter()
+        .map(|end| match end {
+            End::Sent { port, .. } => format!("sent by {port}"),
+            End::Dropped { reason, .. } => reason.clone(),
+        })
+        .collect();
+    let expected =
+        ["acl.rejected", "sent by wan", "sent by lan", "sent by wan", "acl.rejected", "acl.denied", "acl.rejected"];
+    assert_eq!(ends, expected);
+    assert_eq!(bench.counter("acl", "unanswerable"), 2);
+    assert_eq!(bench.counter("acl", "answered"), answered + 1);
+    assert_eq!(bench.sheet().of(Account::Created), answered + 1);
+    assert_eq!(bench.counter("port:lan", "tx-packets"), answered + 1);
+}
+
+#[test]
+fn a_stripped_tag_stays_out_of_the_answer() {
+    let text = config(REJECTING).replacen("name = 'lan'", "name = 'lan'\nvlan_strip = true", 1);
+    let mut bench = Bench::new(&text);
+    let packet = Packet::tcp("10.0.0.5:40000", "192.0.2.7:80");
+    let ends = bench.push_all("lan", &[packet.clone().vlan(7).bytes()]);
+    let plain = Bench::new(&config(REJECTING)).push_all("lan", &[packet.bytes()]);
+    assert_eq!(ends, plain, "as a frame that goes on would be sent");
+}
+
+#[test]
+fn answers_have_a_rate() {
+    let mut bench = Bench::new(&config(REJECTING));
+    // A tenth of a second's worth at once.
+    let flood = vec![Packet::tcp("192.0.2.7:1", "10.0.0.5:22").bytes(); 40];
+    let sent = |ends: &[End]| ends.iter().filter(|end| end.reason() == "sent").count();
+    assert_eq!(sent(&bench.push_all("wan", &flood)), 10);
+    bench.now += 20_000_000;
+    let ends = bench.push_all("wan", &flood);
+    assert_eq!((sent(&ends), ends.len()), (2, 42));
+    assert_eq!((bench.counter("acl", "answered"), bench.counter("acl", "answers-limited")), (12, 68));
+    assert_eq!(bench.counter("acl/rule", "quiet"), 80);
+    let mut none = Bench::new(&config(&REJECTING.replace("100/s", "0/s")));
+    assert_eq!(sent(&none.push_all("wan", &flood)), 0);
+    assert_eq!(none.counter("acl", "answers-limited"), 40);
+}
+
+#[test]
+fn what_rules_ask_for_is_logged_in_words() {
+    let mut bench = Bench::new(&config(REJECTING));
+    let push = |bench: &mut Bench, port: &str, packet: Packet| {
+        bench.push_all(port, &[packet.bytes()]);
+    };
+    push(&mut bench, "lan", Packet::tcp("10.0.0.5:40000", "192.0.2.7:443"));
+    push(&mut bench, "lan", Packet::udp("10.0.0.5:40000", "192.0.2.7:53").vlan(9));
+    push(&mut bench, "wan", Packet::tcp("192.0.2.7:1", "10.0.0.5:22"));
+    push(&mut bench, "wan", Packet::udp("[2001:db8::7]:1", "[2001:db8::5]:53"));
+    push(&mut bench, "lan", Packet::ip("10.0.0.5", "192.0.2.7", 47).payload(&[0; 4]));
+    push(&mut bench, "lan", Packet::ethernet(0x88cc, &[0; 46]));
+    push(&mut bench, "lan", Packet::arp(1, "10.0.0.5", "10.0.0.1"));
+    let expected = [
+        "flowgate: 1700000000.000000000 allowed rule=\"web server\" tcp 10.0.0.5:40000 > 192.0.2.7:443 [S] in lan out wan",
+        "flowgate: 1700000000.000001000 denied acl.rejected rule=\"closed\" vlan 9 udp 10.0.0.5:40000 > 192.0.2.7:53 \
+         in lan out wan",
+        "flowgate: 1700000000.000003000 denied acl.denied-default udp [2001:db8::7]:1 > [2001:db8::5]:53 in wan out lan",
+        "flowgate: 1700000000.000005000 denied acl.denied-non-ip ethertype 0x88cc in lan out wan",
+    ];
+    assert_eq!(log_lines(&bench, LogFormat::Human), expected);
+    push(&mut bench, "lan", Packet::udp("10.0.0.5:40000", "192.0.2.7:53"));
+    let line = log_lines(&bench, LogFormat::Json).remove(0);
+    let json: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    let place = config(REJECTING).lines().position(|line| line.contains("closed")).expect("the rule");
+    assert_eq!(
+        json,
+        serde_json::json!({
+            "time": "1700000000.000007000", "event": "denied", "stage": "acl", "reason": "rejected", "rule": "closed",
+            "file": "bench.toml", "line": place, "in": "lan", "out": "wan",
+            "packet": "udp 10.0.0.5:40000 > 192.0.2.7:53",
+        })
+    );
+    // 20 at once; five were taken 7 us ago.
+    bench.push_all("wan", &vec![Packet::udp("192.0.2.7:1", "10.0.0.5:22").bytes(); 40]);
+    assert_eq!(bench.counter("acl", "logged"), 20);
+    assert_eq!(bench.counter("acl", "log-suppressed"), 25);
+    assert_eq!(log_lines(&bench, LogFormat::Human).len(), 15);
+}
+
+#[test]
+fn a_full_log_loses_entries_and_counts_them() {
+    let mut bench = Bench::new(&config(&REJECTING.replace("200/s", "1M/s")));
+    let packets = vec![Packet::udp("192.0.2.7:1", "10.0.0.5:22").bytes(); 2_500];
+    (0..2).for_each(|_| drop(bench.push_all("wan", &packets)));
+    let counted = ["logged", "log-lost", "log-suppressed"].map(|name| bench.counter("acl", name));
+    assert_eq!(counted, [4_096, 904, 0]);
+    assert_eq!(log_lines(&bench, LogFormat::Human).len(), 4_096);
+}
+
+#[test]
+fn rules_that_ask_for_nothing_cost_nothing() {
+    let bench = Bench::new(&config(FIREWALL));
+    assert!(bench.blueprint().stages.iter().all(|stage| !stage.plan.concludes()));
+    assert!(bench.blueprint().logs.iter().all(|log| log.take().count() == 0));
+}
+
+#[test]
+fn keys_that_an_action_cannot_keep_are_told() {
+    let mistakes = mistakes(
+        r#"[acl]
+reject_rate = "10MB/s"
+log_rate = "2M/s"
+[[acl.rule]]
+action = "count"
+log = true
+[[acl.rule]]
+action = "reject"
+tracking = "strict"
+[[acl.rule]]
+action = "allow"
+tracking = "loose"
+"#,
+    );
+    let has = |text: &str| mistakes.iter().any(|mistake| mistake.contains(text));
+    assert!(has("t.toml:2:15: acl.reject_rate: expected a number a second"), "{mistakes:#?}");
+    assert!(has("t.toml:3:12: acl.log_rate: expected a number a second"), "{mistakes:#?}");
+    assert!(has("acl.rule[0].log: a rule that counts decides nothing to log"), "{mistakes:#?}");
+    assert!(has("t.toml:9:12: acl.rule[1].tracking: only flows that a rule allows are tracked"), "{mistakes:#?}");
+    assert!(has("t.toml:12:12: acl.rule[2].tracking: flows are not tracked; add \"conntrack\""), "{mistakes:#?}");
+    assert_eq!(mistakes.len(), 5, "{mistakes:#?}");
+}
+
+/// The facts of a frame, as deep as they go.
+fn decoded(bytes: &[u8]) -> Meta {
+    let mut heap = crate::packet::frame::Heap::new(1, 2_000);
+    let mut batch = batch(&mut heap, [bytes]);
+    decode(&mut batch, Depth::L4);
+    assert_eq!(batch.live, 1);
+    let facts = batch.metas[0].clone();
+    give_back(&mut heap, &mut batch);
+    facts
+}
+
+/// The rules of [`REJECTING`] on a wire whose flows are tracked.
+fn tracked(acl: &str) -> String {
+    config(acl).replace("'cross', 'acl'", "'conntrack', 'cross', 'acl'")
+}
+
+#[test]
+fn flows_are_logged_once_and_refused_ones_answered() {
+    let mut bench = Bench::new(&tracked(&REJECTING.replace("tcp/443", "udp/443")));
+    let (a, b) = ("10.0.0.5:40000", "192.0.2.7:443");
+    for (port, packet) in [("lan", Packet::udp(a, b)), ("wan", Packet::udp(b, a)), ("lan", Packet::udp(a, b))] {
+        assert_eq!(bench.push(port, &packet.bytes()).reason(), "sent");
+    }
+    // Twice in a batch, and neither has an entry.
+    let closed = vec![Packet::tcp("10.0.0.5:40001", "192.0.2.7:25").bytes(); 2];
+    let ends = bench.push_all("lan", &closed);
+    let ends: Vec<&str> = ends.iter().map(End::reason).collect();
+    assert_eq!(ends, ["acl.rejected", "acl.rejected", "sent", "sent"]);
+    let rejected = "denied acl.rejected rule=\"closed\" tcp 10.0.0.5:40001 > 192.0.2.7:25 [S] in lan out wan";
+    assert_eq!(
+        log_lines(&bench, LogFormat::Human),
+        [
+            format!("flowgate: 1700000000.000000000 new rule=\"web server\" udp {a} > {b} in lan out wan"),
+            format!("flowgate: 1700000000.000003000 {rejected}"),
+            format!("flowgate: 1700000000.000003000 {rejected}"),
+        ]
+    );
+}
+
+#[test]
+fn a_rule_says_how_closely_its_flows_are_tracked() {
+    let loose = "[[acl.rule]]\nname = 'loose'\ndestination = '192.0.2.7'\naction = 'allow'\ntracking = 'loose'\n\
+                 [[acl.rule]]\nname = 'as said'\naction = 'allow'\n";
+    let mut bench = Bench::new(&tracked(loose));
+    // Nobody has asked for them.
+    let mut answer =
+        |to: &str| bench.push("lan", &Packet::echo_reply("10.0.0.5", to, 1, 1).bytes()).reason().to_owned();
+    assert_eq!((answer("192.0.2.7").as_str(), answer("192.0.2.8").as_str()), ("sent", "conntrack.no-flow"));
 }
