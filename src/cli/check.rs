@@ -1,4 +1,4 @@
-//! `flowgate check`: every mistake in a file, without root and without a NIC.
+//! `flowgate check`: every mistake in a file, and rules that do nothing, without root and without a NIC.
 
 use std::process::ExitCode;
 
@@ -11,13 +11,21 @@ use crate::config::source::{Mistakes, Place, Source};
 use crate::stage::pipeline::{self, Blueprint};
 
 /// Check a configuration file: no root, no NIC, all mistakes at once.
+///
+/// In a file without mistakes, rules of an acl that do nothing are warned of, each with a packet that shows it and the other
+/// rules concerned: shadowed (earlier rules decide all it matches, some of it otherwise), redundant (without it, every packet
+/// is decided alike), never matching, never counting. All rules warned of can be removed together and no packet is decided
+/// otherwise. A rule of which that takes too long to find out is named as undecided. Warnings keep a file from nothing.
 #[derive(Args, Debug)]
 pub struct Check {
     /// The file.
     config: String,
-    /// Print the mistakes as a JSON list, empty if there are none.
+    /// Print the mistakes, or else the warnings (those have a "kind"), as a JSON list, empty if there are none.
     #[arg(long)]
     json: bool,
+    /// Exit with 1 if there are warnings, as with mistakes.
+    #[arg(long)]
+    deny_warnings: bool,
 }
 
 impl Check {
@@ -25,12 +33,18 @@ impl Check {
     pub fn run(&self) -> ExitCode {
         match examine(&self.config, None) {
             Ok((config, blueprint)) => {
+                let findings = blueprint.lint(&config);
                 if self.json {
-                    println!("[]");
+                    println!("{:#}", serde_json::json!(findings));
                 } else {
                     print!("{}", summary(&config, &blueprint));
+                    if !findings.is_empty() {
+                        println!();
+                        // As below.
+                        let _ = report::warn(&mut anstream::stdout(), &config.source, &findings);
+                    }
                 }
-                ExitCode::SUCCESS
+                if self.deny_warnings && !findings.is_empty() { ExitCode::from(FINDINGS) } else { ExitCode::SUCCESS }
             }
             Err(Refusal::Mistakes(source, mistakes)) => {
                 if self.json {

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use anstyle::{AnsiColor, Style};
 
 use super::{ENVIRONMENT, FINDINGS};
-use crate::config::source::{Mistake, Source};
+use crate::config::source::{Mistake, Place, Source};
+use crate::stage::{Finding, Involved};
 
 /// Why there is nothing to go on with.
 #[derive(Debug)]
@@ -36,19 +37,72 @@ impl Refusal {
 
 /// Writes mistakes as people read them. Lines of other files than `source` (lists it names) are read where they are.
 pub fn write(out: &mut impl Write, source: &Source, mistakes: &[Mistake]) -> io::Result<()> {
-    let (bold, red, dim) = (Style::new().bold(), AnsiColor::Red.on_default().bold(), AnsiColor::Cyan.on_default());
-    let mut others: HashMap<&str, Option<Source>> = HashMap::new();
+    let (bold, red) = (Style::new().bold(), AnsiColor::Red.on_default().bold());
+    let mut quotes = Quotes { source, others: HashMap::new() };
     for mistake in mistakes {
         let Mistake { place, key, message, help } = mistake;
         let about = if key.is_empty() { String::new() } else { format!("{key}: ") };
-        let Some(place) = place else {
-            writeln!(out, "{bold}{about}{message}{bold:#}\n")?;
-            continue;
-        };
-        writeln!(out, "{bold}{place}:{bold:#} {about}{bold}{message}{bold:#}")?;
-        let quoted = match &*place.file == source.path() {
-            true => Some(source),
-            false => others.entry(&place.file).or_insert_with(|| Source::read(&place.file).ok()).as_ref(),
+        match place {
+            Some(place) => {
+                let title = format!("{about}{bold}{message}{bold:#}");
+                quotes.write(out, place, red, &title, help.iter().map(String::as_str))?;
+            }
+            None => writeln!(out, "{bold}{about}{message}{bold:#}\n")?,
+        }
+    }
+    summed_up(out, red, mistakes.len(), "mistake", source)
+}
+
+/// The most other rules that are listed with a warning.
+const INVOLVED: usize = 10;
+
+/// Writes findings as people read them: warnings.
+pub fn warn(out: &mut impl Write, source: &Source, findings: &[Finding]) -> io::Result<()> {
+    let (bold, yellow) = (Style::new().bold(), AnsiColor::Yellow.on_default().bold());
+    let mut quotes = Quotes { source, others: HashMap::new() };
+    for finding in findings {
+        let Finding { kind: _, place, key, rule, message, witness, involved, help } = finding;
+        let named = if key.ends_with(rule.as_str()) { String::new() } else { format!(" {rule:?}") };
+        let title = format!("{yellow}warning:{yellow:#} {key}{named}: {bold}{message}{bold:#}");
+        let mut notes: Vec<String> = witness.iter().map(|packet| format!("such as {packet}")).collect();
+        let line = |other: &Involved| format!("see {}: {:?} ({})", other.place, other.rule, other.action);
+        notes.extend(involved.iter().take(INVOLVED).map(line));
+        if involved.len() > INVOLVED {
+            notes.push(format!("and {} more rules; --json lists them", involved.len() - INVOLVED));
+        }
+        quotes.write(out, place, yellow, &title, notes.iter().chain(help).map(String::as_str))?;
+    }
+    summed_up(out, yellow, findings.len(), "warning", source)
+}
+
+fn summed_up(out: &mut impl Write, colour: Style, n: usize, what: &str, source: &Source) -> io::Result<()> {
+    let s = if n == 1 { "" } else { "s" };
+    writeln!(out, "{colour}{n} {what}{s}{colour:#} in {}", source.path())
+}
+
+/// The lines of files, to be quoted.
+struct Quotes<'s> {
+    source: &'s Source,
+    others: HashMap<String, Option<Source>>,
+}
+
+impl Quotes<'_> {
+    /// Writes what there is to say about a place, with its line, a caret under it, and notes.
+    fn write<'n>(
+        &mut self,
+        out: &mut impl Write,
+        place: &Place,
+        colour: Style,
+        title: &str,
+        notes: impl Iterator<Item = &'n str>,
+    ) -> io::Result<()> {
+        let (bold, dim) = (Style::new().bold(), AnsiColor::Cyan.on_default());
+        writeln!(out, "{bold}{place}:{bold:#} {title}")?;
+        let quoted = match &*place.file == self.source.path() {
+            true => Some(self.source),
+            false => {
+                self.others.entry(place.file.to_string()).or_insert_with(|| Source::read(&place.file).ok()).as_ref()
+            }
         };
         let number = place.line.to_string();
         let gap = " ".repeat(number.len());
@@ -57,15 +111,13 @@ pub fn write(out: &mut impl Write, source: &Source, mistakes: &[Mistake]) -> io:
             let before: String =
                 line.chars().take(place.column as usize - 1).map(|c| if c == '\t' { c } else { ' ' }).collect();
             writeln!(out, " {dim}{number} |{dim:#} {}", line.trim_end())?;
-            writeln!(out, " {dim}{gap} |{dim:#} {before}{red}^{red:#}")?;
+            writeln!(out, " {dim}{gap} |{dim:#} {before}{colour}^{colour:#}")?;
         }
-        if let Some(help) = help {
-            writeln!(out, " {dim}{gap} ={dim:#} {help}")?;
+        for note in notes {
+            writeln!(out, " {dim}{gap} ={dim:#} {note}")?;
         }
-        writeln!(out)?;
+        writeln!(out)
     }
-    let (n, s) = (mistakes.len(), if mistakes.len() == 1 { "" } else { "s" });
-    writeln!(out, "{red}{n} mistake{s}{red:#} in {}", source.path())
 }
 
 #[cfg(test)]

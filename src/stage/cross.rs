@@ -12,6 +12,7 @@ use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT, NO_RULE, bits};
 use crate::stats::{Line, Lines, Reason};
 use crate::wire::ethernet::Rewrite;
 
+use super::ingress::Ports;
 use super::{Action, Cx, Depth, FlowCommit, FlowPlan, Plan, PlanCx, Stage};
 
 crate::lines! {
@@ -170,6 +171,12 @@ impl FlowPlan for Wires {
         let wires = self.end.iter().filter(|action| action.out != NO_PORT).count() / 2;
         let rewriting = self.end.iter().filter(|action| action.adjacency != 0).count() / 2;
         vec![format!("{wires} wire(s), MAC addresses rewritten on {rewriting}")]
+    }
+
+    fn exits(&self, port: u8) -> Option<Ports> {
+        let mut exits = Ports::default();
+        self.relay(port).into_iter().for_each(|action| exits.insert(action.out));
+        Some(exits)
     }
 
     fn relay(&self, port: u8) -> Option<Action> {

@@ -11,6 +11,8 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use crate::config::names::Names;
 use crate::config::reader::{FromToml, Item, Key, Reader};
 use crate::config::source::{Mistakes, Place};
@@ -155,6 +157,10 @@ pub trait FlowPlan: Send + Sync {
     }
     /// Where the addresses of packets from `port` are valid, if the stage decides that.
     fn scope(&self, _port: u8) -> Option<Scope> {
+        None
+    }
+    /// The ports by which packets that arrive on `port` may leave, if the stage decides that; `None` if by any, or none.
+    fn exits(&self, _port: u8) -> Option<ingress::Ports> {
         None
     }
     /// If the stage alone does the same to every frame of `port`, whatever is in it: what it does.
@@ -306,6 +312,50 @@ impl PlanCx<'_> {
     }
 }
 
+/// What a stage's rules are looked over with.
+pub struct LintCx<'a> {
+    /// The stage's word in the pipeline.
+    pub instance: &'a str,
+    /// Ports, zones, sets and services by name.
+    pub names: &'a Names,
+    /// For each port, those by which its packets may leave; `NO_PORT` among them if they need not.
+    pub exits: &'a [ingress::Ports],
+}
+
+/// Something in a good file that is probably not meant: it works, but not as it looks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What kind it is, in a word (`shadowed`).
+    pub kind: &'static str,
+    /// Where the rule is written.
+    #[serde(flatten)]
+    pub place: Place,
+    /// The rule's key (`acl.rule[2]`).
+    pub key: String,
+    /// The rule's name.
+    pub rule: String,
+    /// What is wrong.
+    pub message: String,
+    /// A packet that shows it, in the notation of `flowgate explain`.
+    pub witness: Option<String>,
+    /// The other rules that make it so.
+    pub involved: Vec<Involved>,
+    /// What to do.
+    pub help: Option<String>,
+}
+
+/// A rule that has to do with a finding about another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Involved {
+    /// Its name.
+    pub rule: String,
+    /// What it does, in the file's word.
+    pub action: String,
+    /// Where it is written.
+    #[serde(flatten)]
+    pub place: Place,
+}
+
 /// A kind of stage, as its file defines it.
 pub trait Stage: 'static {
     /// The word in the TOML.
@@ -328,6 +378,10 @@ pub trait Stage: 'static {
     type Config: FromToml + Send + Sync + 'static;
     /// Compiles; `None` after noting at least one mistake.
     fn plan(config: &Self::Config, cx: &mut PlanCx<'_>) -> Option<Plan>;
+    /// Looks over the rules of a config that was planned.
+    fn lint(_config: &Self::Config, _cx: &LintCx<'_>) -> Vec<Finding> {
+        Vec::new()
+    }
 }
 
 /// A stage's config of any kind.
@@ -357,6 +411,8 @@ pub struct Kind {
     pub read: fn(Item<'_>, &mut Reader<'_>) -> Option<AnyConfig>,
     /// Compiles its config.
     pub plan: fn(&AnyConfig, &mut PlanCx<'_>) -> Option<Plan>,
+    /// Looks over its rules.
+    pub lint: fn(&AnyConfig, &LintCx<'_>) -> Vec<Finding>,
 }
 
 /// The registry's line for a stage.
@@ -373,6 +429,7 @@ pub const fn kind<S: Stage>() -> Kind {
         keys: <S::Config as FromToml>::KEYS,
         read: |item, reader| S::Config::from_toml(item, reader).map(|config| Arc::new(config) as AnyConfig),
         plan: |config, cx| S::plan(config.downcast_ref().expect("a kind plans the config it read"), cx),
+        lint: |config, cx| S::lint(config.downcast_ref().expect("a kind looks over the config it read"), cx),
     }
 }
 

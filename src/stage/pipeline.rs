@@ -7,20 +7,21 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::config::Config;
 use crate::config::source::{Mistake, Mistakes};
+use crate::config::{Config, StageConfig};
 use crate::flow::Tracking;
 use crate::flow::region::Placement;
 use crate::log::Log;
 use crate::packet::steer::Key;
-use crate::packet::{BATCH, Batch, bits};
+use crate::packet::{BATCH, Batch, NO_PORT, bits};
 use crate::stats::{Layout, Sheet, Unit};
 use crate::wire::ethernet::Rewrite;
 
 use super::apply::{Adjacencies, apply, refuse};
 use super::conntrack::{Around, Conntrack, Settings, Tables};
+use super::ingress::Ports;
 use super::track::{FlowStage, Tracker, conclude};
-use super::{Action, Cx, Depth, Kind, PacketStage, Plan, PlanCx, Rules, Stage};
+use super::{Action, AnyConfig, Cx, Depth, Finding, Kind, LintCx, PacketStage, Plan, PlanCx, Rules, Stage};
 
 /// A compiled pipeline, shared read-only by all workers.
 #[derive(Clone)]
@@ -246,6 +247,26 @@ impl Blueprint {
             lines.extend(stage.plan.describe().into_iter().map(|line| format!("{}: {line}", stage.instance)));
         }
         lines
+    }
+
+    /// Looks over the rules of the config it was compiled from: what in them is probably not meant.
+    pub fn lint(&self, config: &Config) -> Vec<Finding> {
+        let ports = config.names.ports.len();
+        let mut anywhere = Ports::all(ports);
+        anywhere.insert(NO_PORT);
+        let exits_of = |port: usize| {
+            let flows = self.stages.iter().filter_map(|stage| match &stage.plan {
+                Plan::Flow(plan) => plan.exits(port as u8),
+                Plan::Packet(_) | Plan::Conntrack(_) => None,
+            });
+            flows.last().unwrap_or(anywhere)
+        };
+        let exits: Vec<Ports> = (0..ports).map(exits_of).collect();
+        let stages = config.pipeline.iter().filter_map(|stage| Some((stage, stage.config.as_ref()?)));
+        let lint = |(stage, config_of): (&StageConfig, &AnyConfig)| {
+            (stage.kind.lint)(config_of, &LintCx { instance: &stage.instance, names: &config.names, exits: &exits })
+        };
+        stages.flat_map(lint).collect()
     }
 
     /// Lets limits that are the appliance's be shared out anew, given every worker's latest counters.

@@ -42,7 +42,8 @@ impl Addresses {
         Addresses { v4: vec![(0, 0)], v6: vec![(0, 0)] }
     }
 
-    fn of(&self, family: Family) -> &[Prefix] {
+    /// Those of a family.
+    pub fn of(&self, family: Family) -> &[Prefix] {
         match family {
             Family::V4 => &self.v4,
             Family::V6 => &self.v6,
@@ -232,7 +233,7 @@ pub fn compile(
 
 /// Ports that the same rules speak of are one class. Gives each port its class, and each class one of its ports; a port
 /// that does not exist is in a class of its own.
-fn port_classes(sets: impl Iterator<Item = Ports>, ports: usize) -> ([u8; 256], Vec<u8>) {
+pub fn port_classes(sets: impl Iterator<Item = Ports>, ports: usize) -> ([u8; 256], Vec<u8>) {
     let mut distinct: Vec<Ports> = Vec::new();
     for set in sets {
         if !distinct.contains(&set) {

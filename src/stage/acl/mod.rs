@@ -7,7 +7,8 @@
 //! `compile` makes programs of the rules: for each pair of ports that differ in which rules concern them, each family, and
 //! packets with and without a transport header, the conditions that remain. `matcher` finds the first that is true: few by
 //! comparing the batch with each, many through rte_acl with a key of only the fields they use. `classes` turns long lists of
-//! addresses into one field. `linear` is the plain reading of the rules, which tests hold all of this against.
+//! addresses into one field. `linear` is the plain reading of the rules, which tests hold all of this against. `lint` finds
+//! rules that do nothing.
 //!
 //! A later fragment shows no ports and no ICMP type: a rule that asks for either never matches it, whatever its bytes look
 //! like; a rule that names a protocol only does. `count` rules are compared in turn, which costs about half a nanosecond
@@ -28,13 +29,18 @@ use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT, NO_RULE, bits};
 use crate::stats::Reason;
 
 use super::ingress::{ANY, Ports};
-use super::{Action, Cx, Depth, EAL_MEMORY, FlowCommit, FlowPlan, Plan, PlanCx, Stage, Verdict, rule_counter};
+use super::{
+    Action, Cx, Depth, EAL_MEMORY, Finding, FlowCommit, FlowPlan, Involved, LintCx, Plan, PlanCx, Stage, Verdict,
+    rule_counter,
+};
 
 mod compile;
 mod exits;
 #[cfg(test)]
 mod linear;
+mod lint;
 mod matcher;
+mod sets;
 
 use compile::{Addresses, Compiled, Limits, ProgramId, Rule, Shape};
 use exits::{Counters, Exits, Terms};
@@ -186,7 +192,7 @@ impl Stage for Acl {
         }];
         for (number, rule) in config.rule.iter().enumerate() {
             let key = format!("{}.rule[{number}]", cx.instance);
-            let name = rule.name.clone().unwrap_or_else(|| format!("rule[{number}]"));
+            let name = name_of(rule, number);
             rules.extend(resolve(rule, &key, cx.names, cx.mistakes));
             check_keys(rule, &key, cx);
             let slot = cx.rule(&name, &rule.place, rule.action.word())?;
@@ -239,6 +245,85 @@ impl Stage for Acl {
             counting: config.rule.iter().any(|rule| rule.action == compile::Action::Count),
             ports: cx.names.ports.iter().map(|port| port.name.clone()).collect(),
         })))))
+    }
+
+    fn lint(config: &Config, cx: &LintCx<'_>) -> Vec<Finding> {
+        let key = |number: usize| format!("{}.rule[{number}]", cx.instance);
+        let resolved = config.rule.iter().enumerate().map(|(number, rule)| {
+            // What is wrong with a rule was told when it was planned.
+            resolve(rule, &key(number), cx.names, &mut Mistakes::default())
+        });
+        let Some(rules) = resolved.collect::<Option<Vec<Rule>>>() else { return Vec::new() };
+        let default = match config.default {
+            Fallback::Allow => compile::Action::Allow,
+            Fallback::Deny => compile::Action::Deny,
+        };
+        let found = lint::lint(&rules, default, cx.exits, lint::Work::DEFAULT);
+        found.iter().map(|found| finding(found, config, &key(found.rule), cx)).collect()
+    }
+}
+
+/// A rule's name in counters and verdicts.
+fn name_of(rule: &RuleConfig, number: usize) -> String {
+    rule.name.clone().unwrap_or_else(|| format!("rule[{number}]"))
+}
+
+/// What was found of a rule, in words.
+fn finding(found: &lint::Found, config: &Config, key: &str, cx: &LintCx<'_>) -> Finding {
+    let rule = &config.rule[found.rule];
+    let by = found.by.map_or("the default".into(), |by| format!("{:?}", name_of(&config.rule[by], by)));
+    let action = rule.action.word();
+    let (kind, message, help) = match found.kind {
+        lint::Kind::Shadowed => (
+            "shadowed",
+            format!("shadowed: earlier rules decide all it would {action}, some of it otherwise, as {by} does"),
+            "move it before them, or remove it",
+        ),
+        lint::Kind::RedundantBehind => (
+            "redundant",
+            format!("redundant: earlier rules {action} all that it would {action}, as {by} does"),
+            "remove it, or move it before them if it shall count",
+        ),
+        lint::Kind::RedundantBefore => (
+            "redundant",
+            format!("redundant: without it, what it decides would be decided alike, as {by} does"),
+            "remove it, unless it shall count",
+        ),
+        lint::Kind::NoWay => (
+            "never-matches",
+            "never matches: no packet takes a way from its ports to its ports".into(),
+            "correct `from` or `to`, or remove it",
+        ),
+        lint::Kind::NoService => (
+            "never-matches",
+            "never matches: no packet of its addresses' families is of its services".into(),
+            "correct the addresses or the services, or remove it",
+        ),
+        lint::Kind::NeverCounts => (
+            "never-counts",
+            format!("never counts: earlier rules decide all that it would count, as {by} does"),
+            "move it before them, or remove it",
+        ),
+        lint::Kind::Undecided => (
+            "undecided",
+            "undecided: whether it is shadowed or redundant takes too long to find out".into(),
+            "nothing is known to be wrong with it; fewer rules that overlap it in part would help",
+        ),
+    };
+    let involved = |rule: &usize| Involved {
+        rule: name_of(&config.rule[*rule], *rule),
+        action: config.rule[*rule].action.word().to_owned(),
+        place: config.rule[*rule].place.clone(),
+    };
+    Finding {
+        kind,
+        place: rule.place.clone(),
+        key: key.to_owned(),
+        rule: name_of(rule, found.rule),
+        message,
+        witness: found.witness.map(|packet| packet.text(cx.names, cx.exits)),
+        involved: found.involved.iter().map(involved).collect(),
+        help: Some(help.to_owned()),
     }
 }
 
