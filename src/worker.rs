@@ -322,7 +322,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let mut cx = Cx { now, sheet: &mut self.sheet, log: &self.log };
         self.pipeline.process(&mut self.batch, &mut cx);
         if self.batch.refused != 0 {
-            self.refuse();
+            self.answer();
         }
         self.send();
         self.settle();
@@ -357,7 +357,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
 
     /// Makes refused packets the replies to them: the request ends here, and what leaves in its buffer is a packet of our own.
     #[inline(never)]
-    fn refuse(&mut self) {
+    fn answer(&mut self) {
         for i in bits(self.batch.refused & self.batch.dead) {
             self.bury(i);
             self.sheet.account(Account::Dropped, 1);

@@ -1,16 +1,17 @@
 //! Decode and steer never panic, whatever a frame holds; what passes keeps decode's promises; and the quick way through decode
-//! finds what the full walk finds.
+//! finds what the full walk finds. A reply made of such a packet is itself well formed.
 //!
 //! The first byte of the input chooses depth and receive flags, the rest is the frame.
 #![no_main]
 
 use std::cell::RefCell;
 
-use flowgate::packet::Meta;
 use flowgate::packet::decode::{Depth, decode};
 use flowgate::packet::frame::{Heap, rx};
 use flowgate::packet::meta::flag;
+use flowgate::packet::reply::reject;
 use flowgate::packet::steer::{Key, steer};
+use flowgate::packet::{Batch, Meta};
 use flowgate::stats::Reason;
 use flowgate::testkit::packets::{assert_sound, batch, give_back};
 use libfuzzer_sys::fuzz_target;
@@ -27,7 +28,15 @@ fn read(bytes: &[u8], depth: Depth, flags: u16) -> Result<Meta, Reason> {
         let result = if batch.live == 1 { Ok(batch.metas[0].clone()) } else { Err(batch.reasons[0]) };
         if let Ok(meta) = &result {
             assert_sound(meta, bytes.len());
-            steer(&mut batch.metas[0], &batch.frames[0], Key::seeded(1));
+            let Batch { frames: [frame, ..], metas: [meta, ..], .. } = &mut *batch;
+            steer(meta, frame, Key::seeded(1));
+            if reject(frame, meta) {
+                let reply = frame.bytes().to_vec();
+                batch.begin(1);
+                decode(&mut batch, Depth::L4);
+                assert_eq!(batch.live, 1, "{reply:02x?}");
+                assert_sound(&batch.metas[0], reply.len());
+            }
         }
         give_back(heap, &mut batch);
         result
