@@ -4,7 +4,6 @@
 //! error. Stopping takes everything down again in the opposite order and says whether every buffer came back.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,13 +19,14 @@ use crate::dpdk::error::Error;
 use crate::dpdk::pool::Pool;
 use crate::dpdk::port::{Place, Port, PortConfig, RxQueue, TxQueue};
 use crate::dpdk::ring::ring;
+use crate::flow::fragments::SLOTS;
 use crate::flow::region::Placement;
 use crate::io::dpdk::DpdkIo;
 use crate::memory;
 use crate::packet::BATCH;
 use crate::packet::steer::Key;
 use crate::stage::conntrack::Tables;
-use crate::stage::pipeline::{self, Blueprint};
+use crate::stage::pipeline::{self, Blueprint, follows};
 use crate::stats::Sheet;
 use crate::worker::{self, Handoff, Mailbox, Setup, Signals, Worker};
 
@@ -181,8 +181,7 @@ impl Appliance {
         let clock = Arc::new(Clock::new(tsc_hz));
         let yields = config.worker.idle == Idle::Yield || config.worker.oversubscribe;
         let handoffs = handoffs(workers, &begun)?;
-        let random = RandomState::new();
-        let key = Key(std::array::from_fn(|word| random.hash_one(word)));
+        let key = Key::random();
         let (mut running, mut views) = (Vec::new(), Vec::new());
         for (index, handoff) in handoffs.into_iter().enumerate() {
             let io = DpdkIo::new(take_queues(index, workers, &mut begun), pools[&eal_node(eal, index, &pools)].clone());
@@ -380,7 +379,8 @@ fn packets(config: &Config, workers: usize, queues: impl Iterator<Item = (usize,
         queues.map(|(rx, tx)| rx + tx).zip(&config.ports).map(|(n, of)| n * of.descriptors.0 as usize).sum();
     let ports = config.ports.len();
     let handoff = if workers > 1 { workers * (workers - 1 + ports) * RING } else { 0 };
-    rings + handoff + workers * (CACHED + (ports + 2) * BATCH) + CACHED + 1024
+    let held = if follows(config) { SLOTS } else { 0 };
+    rings + handoff + workers * (CACHED + (ports + 2) * BATCH + held) + CACHED + 1024
 }
 
 /// A pool on each NUMA node that has a port.

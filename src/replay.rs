@@ -159,7 +159,12 @@ impl Replay {
         ports: &[u8],
         mut tell: impl FnMut(&Namer, &Record<'_>),
     ) -> Result<bool, Unwritable> {
-        let Some((at, packet)) = captures.peek() else { return Ok(false) };
+        let Some((at, packet)) = captures.peek() else {
+            // What is still held waits in vain.
+            self.worker.drain();
+            self.tell(&mut tell);
+            return Ok(false);
+        };
         let (port, latest) = (ports[at], packet.time.saturating_add(SPREAD));
         self.first = self.first.or(Some(packet.time));
         let mut now = 0;
@@ -186,6 +191,13 @@ impl Replay {
         }
         self.pass(now);
         self.worker.turn(self.clock);
+        self.tell(&mut tell);
+        self.write()?;
+        Ok(true)
+    }
+
+    /// Tells of the packets that have come to their end since the last time.
+    fn tell(&mut self, mut tell: impl FnMut(&Namer, &Record<'_>)) {
         // Records tell all that the packet log does.
         self.blueprint.logs.iter().for_each(|log| log.take().for_each(drop));
         let mut ends = take(&mut self.worker.observer().ends);
@@ -196,8 +208,6 @@ impl Replay {
             tell(&self.namer, &self.namer.record(origin.number, time, origin.length, &facts, outcome, summary));
         }
         self.worker.observer().ends = ends;
-        self.write()?;
-        Ok(true)
     }
 
     /// Lets time pass, with the upkeep that falls into it.
@@ -302,4 +312,44 @@ impl Replay {
 
 fn unwritable(output: &Option<Writer>, error: io::Error) -> Unwritable {
     Unwritable { file: output.as_ref().map_or(String::new(), |output| output.name().to_owned()), error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::config::source::Source;
+    use crate::io::capture::Reader;
+    use crate::stage::pipeline::compile;
+    use crate::testkit::bench::TWO_PORTS;
+    use crate::testkit::packets::Packet;
+
+    #[test]
+    fn what_waits_at_the_end_is_told_too() {
+        let text =
+            format!("{TWO_PORTS}[pipeline]\nstages = ['cross']\n[cross]\nwire = [{{ ports = ['lan', 'wan'] }}]\n");
+        let config = Config::parse(&Source::new("replay.toml", &text)).expect("good");
+        let mut blueprint = compile(&config, 1, &[]).expect("good");
+        blueprint.follows = true;
+        let parts = |id| Packet::udp("10.0.0.1:1", "10.0.0.2:2").payload(&[7; 40]).id(id).fragments(32);
+        // A capture of the second fragment of a datagram, its first, and the second of another.
+        let mut capture = Vec::new();
+        capture.extend([0xa1b2_c3d4, 0x0004_0002, 0, 0, 65_535, 1].map(u32::to_le_bytes).concat());
+        for (at, bytes) in [&parts(1)[1], &parts(1)[0], &parts(2)[1]].into_iter().enumerate() {
+            capture.extend([at as u32, 0, bytes.len() as u32, bytes.len() as u32].map(u32::to_le_bytes).concat());
+            capture.extend(bytes);
+        }
+        let reader = Reader::new("capture".into(), Box::new(io::Cursor::new(capture))).expect("a capture");
+        let mut merge = Merge::new([reader]);
+        let mut replay = Replay::new(blueprint, &config.names, &config.ports, vec![None, None], true);
+        let mut told = Vec::new();
+        while replay
+            .step(&mut merge, &[0], |_, record| told.push((record.number, record.reason.unwrap_or("sent").to_owned())))
+            .expect("nothing is written")
+        {}
+        replay.finish().expect("nothing is written");
+        replay.check_law().expect("every packet is accounted for");
+        let told: Vec<_> = told.iter().map(|(number, end)| (*number, end.as_str())).collect();
+        assert_eq!(told, [(1, "sent"), (2, "sent"), (3, "stopping")]);
+    }
 }

@@ -74,7 +74,7 @@ lines! {
         NoEgress = "no-egress",
         /// The packet is longer than the egress port's MTU allows.
         TooBig = "too-big",
-        /// It was between two workers when flowgate stopped.
+        /// It was between two workers, or held, when flowgate stopped.
         Stopping = "stopping",
     }
 }
@@ -88,6 +88,8 @@ impl From<Engine> for Reason {
 
 /// Index of the first decode reason: they follow the engine's.
 pub const DECODE_REASONS: u16 = Engine::LINES.len() as u16;
+/// Index of the first reason of `flow::fragments`: they follow decode's.
+pub const FRAGMENT_REASONS: u16 = DECODE_REASONS + crate::packet::decode::Malformed::LINES.len() as u16;
 
 lines! {
     /// The terms of the first law, per worker: received + created + handed-in + held before = sent + consumed + dropped +
@@ -141,7 +143,7 @@ pub enum Unit {
 /// A named word of a sheet.
 #[derive(Clone, Debug, Serialize)]
 pub struct Label {
-    /// Who counts: `engine`, `decode`, a stage (`guard`, `bpf:noise`), `port:lan`, `acl/rule`.
+    /// Who counts: `engine`, `decode`, `fragment`, a stage (`guard`, `bpf:noise`), `port:lan`, `acl/rule`.
     pub scope: String,
     /// What: a reason's or counter's name, or the name of a rule.
     pub name: String,
@@ -171,11 +173,12 @@ impl ReasonBase {
 }
 
 impl Layout {
-    /// A layout with the engine's and decode's lines, which every pipeline has.
+    /// A layout with the lines of the engine, of decode and of fragments, which every pipeline has.
     pub fn new() -> Layout {
         let mut layout = Layout::default();
         layout.reasons::<Engine>("engine");
         layout.reasons::<crate::packet::decode::Malformed>("decode");
+        layout.reasons::<crate::flow::fragments::Drops>("fragment");
         layout.counters::<Account>("account");
         layout
     }
@@ -257,6 +260,12 @@ impl Sheet {
     #[inline]
     pub fn account(&mut self, account: Account, n: u64) {
         self.counters[account as usize] += n;
+    }
+
+    /// Packets held until now that no longer are.
+    #[inline]
+    pub fn release(&mut self, n: u64) {
+        self.counters[Account::Held as usize] -= n;
     }
 
     /// One of the accounts.
@@ -356,6 +365,7 @@ mod tests {
         assert_eq!(layout.reason("again.tx-full"), Some(reason));
         assert_eq!(layout.reason_name(Engine::TxFull.into()), "engine.tx-full");
         assert_eq!(layout.reason_labels()[usize::from(DECODE_REASONS)].scope, "decode");
+        assert_eq!(layout.reason_name(crate::flow::fragments::Drops::Overlap.into()), "fragment.overlap");
     }
 
     #[test]

@@ -22,6 +22,10 @@ use crate::stage::{Cx, Depth, Row};
 use crate::stats::{Account, Engine, Published, Reason, Sheet};
 use crate::wire::ethernet::Rewrite;
 
+mod fragments;
+
+use fragments::Following;
+
 /// Bytes of the two VLAN tags a frame may have, which the MTU does not count.
 const TAGS: usize = 8;
 
@@ -153,6 +157,9 @@ pub struct Worker<I: Io, O: Observer = ()> {
     links: Arc<AtomicU64>,
     key: Key,
     handoff: Option<Handoff>,
+    /// Packets are given to the workers that own them.
+    steered: bool,
+    following: Option<Following>,
 }
 
 impl<I: Io, O: Observer> Worker<I, O> {
@@ -173,7 +180,8 @@ impl<I: Io, O: Observer> Worker<I, O> {
             .collect();
         // Who owns a packet is decided by its ports too.
         let steered = setup.handoff.is_some() && blueprint.depth >= Depth::L3;
-        let depth = if steered { Depth::L4 } else { blueprint.depth };
+        let depth = if steered || blueprint.follows { Depth::L4 } else { blueprint.depth };
+        let following = blueprint.follows.then(Following::new);
         let workers = setup.handoff.as_ref().map_or(0, |handoff| handoff.to.len());
         Worker {
             observer,
@@ -193,6 +201,8 @@ impl<I: Io, O: Observer> Worker<I, O> {
             strip: setup.strip,
             links: setup.links,
             handoff: setup.handoff,
+            steered,
+            following,
             io,
         }
     }
@@ -315,8 +325,18 @@ impl<I: Io, O: Observer> Worker<I, O> {
     fn run(&mut self, n: usize, now: u64) {
         self.batch.begin(n);
         decode(&mut self.batch, self.depth);
-        if self.handoff.is_some() && self.depth >= Depth::L3 {
-            self.steer();
+        self.process(now);
+        if self.has_decided() {
+            self.let_go(None, now);
+        }
+    }
+
+    /// Takes the decoded batch to its end.
+    #[inline]
+    fn process(&mut self, now: u64) {
+        let placed = if self.batch.fragments != 0 { self.follow(now) } else { 0 };
+        if self.steered {
+            self.steer(placed);
         }
         self.sheet.account(Account::Processed, u64::from(self.batch.live.count_ones()));
         let mut cx = Cx { now, sheet: &mut self.sheet, log: &self.log };
@@ -328,13 +348,15 @@ impl<I: Io, O: Observer> Worker<I, O> {
         self.settle();
     }
 
-    /// Hands packets that another worker owns over to it.
-    fn steer(&mut self) {
+    /// Hands packets that another worker owns over to it. The hash of those `placed` is known.
+    fn steer(&mut self, placed: Mask) {
         let Some(handoff) = &self.handoff else { return };
         let (me, key, workers) = (handoff.me, self.key, handoff.to.len());
         let batch = &mut *self.batch;
         for i in bits(batch.live) {
-            steer(&mut batch.metas[i], &batch.frames[i], key);
+            if placed & (1 << i) == 0 {
+                steer(&mut batch.metas[i], &batch.frames[i], key);
+            }
             let to = owner(batch.metas[i].hash, workers);
             if to == me {
                 continue;
@@ -536,6 +558,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
     pub fn housekeep(&mut self, now: u64, mailbox: &Mailbox) {
         let mut cx = Cx { now, sheet: &mut self.sheet, log: &self.log };
         self.pipeline.housekeep(&mut cx);
+        self.expire_fragments(now);
         if let Some(mut ask) = mailbox.asks.pop() {
             ask.done = match self.pipeline.packet_stage(ask.stage) {
                 Some(stage) => stage.snapshot(&mut ask.cursor, &mut ask.rows),
@@ -546,8 +569,10 @@ impl<I: Io, O: Observer> Worker<I, O> {
         }
     }
 
-    /// Gives back every frame the rings still hold, counted as dropped, when all workers have stopped turning.
+    /// Gives back every frame that is held or that the rings still hold, counted as dropped, when all workers have stopped
+    /// turning.
     pub fn drain(&mut self) {
+        self.stop_following();
         let mut frames = [const { Frame::EMPTY }; BATCH];
         while let Some(handoff) = &mut self.handoff {
             let rings = handoff.from.iter_mut().chain(handoff.sends.iter_mut().map(|(_, ring)| ring));

@@ -117,9 +117,15 @@ fn traffic() -> Vec<(u8, Vec<u8>)> {
         let mut short = ask.bytes();
         short.truncate(usize::from(n % 60));
         frames.push((0, short));
-        for part in Packet::udp(&client, "192.0.2.1:53").payload(&[7; 3000]).fragments(1480) {
-            frames.push((0, part));
+        let mut parts = Packet::udp(&client, "192.0.2.1:53").payload(&[7; 3000]).fragments(1480);
+        match n % 4 {
+            0 => {}
+            1 => parts.reverse(),
+            // The others wait for the first in vain.
+            2 => drop(parts.remove(0)),
+            _ => parts.push(parts[1].clone()),
         }
+        frames.extend(parts.into_iter().map(|part| (0, part)));
     }
     frames
 }
@@ -128,7 +134,8 @@ fn traffic() -> Vec<(u8, Vec<u8>)> {
 fn two_workers_keep_the_laws() {
     Eal::offline(256).expect("an EAL without hugepages");
     let config = Config::parse(&Source::new("laws.toml", EVERYTHING)).unwrap_or_else(|list| panic!("{list:#?}"));
-    let blueprint = compile(&config, 2, &[]).unwrap_or_else(|list| panic!("{list:#?}"));
+    let mut blueprint = compile(&config, 2, &[]).unwrap_or_else(|list| panic!("{list:#?}"));
+    blueprint.follows = true;
     let (to_one, from_zero) = ring(1024).expect("a ring");
     let (to_zero, from_one) = ring(1024).expect("a ring");
     let links = Arc::new(AtomicU64::new(u64::MAX));
@@ -191,7 +198,8 @@ fn two_workers_keep_the_laws() {
         assert!(blueprint.logs.iter().all(|log| log.take().count() > 0), "round {round}: both workers have logged");
     }
     let mut total = blueprint.layout.sheet();
-    for (at, worker) in workers.iter().enumerate() {
+    for (at, worker) in workers.iter_mut().enumerate() {
+        assert!(worker.sheet().of(Account::Held) > 0, "fragments wait for their first");
         worker.sheet().check_law(0).unwrap_or_else(|why| panic!("worker {at}: {why}"));
         assert_eq!(&published[at].read(&blueprint.layout), worker.sheet());
         total.merge(worker.sheet(), &blueprint.layout);
@@ -207,6 +215,7 @@ fn two_workers_keep_the_laws() {
         "bpf.denied",
         "police.over-limit",
         "decode.short-frame",
+        "fragment.duplicate",
     ] {
         let at = blueprint.layout.reason(reason).unwrap_or_else(|| panic!("there is a reason {reason}"));
         assert!(total.reasons[usize::from(at.0)] > 0, "{reason} was met");

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::check::examine;
 use crate::config::reader::Key;
 use crate::config::{Config, SECTIONS};
+use crate::flow::fragments;
 use crate::packet::decode::Malformed;
 use crate::stage::pipeline::Blueprint;
 use crate::stage::{Depth, Kind, REGISTRY};
@@ -144,6 +145,7 @@ fn stage(kind: &'static Kind) -> StageDoc {
 fn common(config: Option<String>, sections: Vec<SectionDoc>, stages: Vec<StageDoc>) -> Described {
     let mut drops = lines("engine", Engine::LINES);
     drops.extend(lines("decode", Malformed::LINES));
+    drops.extend(lines("fragment", fragments::Drops::LINES));
     Described { config, sections, stages, drops, account: lines("", Account::LINES) }
 }
 

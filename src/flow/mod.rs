@@ -5,6 +5,7 @@
 //! knows no rules: time, facts and decisions are handed in.
 
 pub mod entry;
+pub mod fragments;
 pub mod region;
 pub mod table;
 pub mod tcp;

@@ -63,6 +63,8 @@ pub struct Batch {
     pub dead: Mask,
     /// Of the dead, those whose senders are to be told, by a reply that the frame becomes (`reply::reject`).
     pub refused: Mask,
+    /// Fragments, first and later, as decode found them; live or not.
+    pub fragments: Mask,
     len: usize,
 }
 
@@ -78,6 +80,7 @@ impl Default for Batch {
             moved: 0,
             dead: 0,
             refused: 0,
+            fragments: 0,
             len: 0,
         }
     }
@@ -105,6 +108,7 @@ impl Batch {
         self.moved = 0;
         self.dead = 0;
         self.refused = 0;
+        self.fragments = 0;
     }
 
     /// Drops packet `i`, which is live, for `reason`.

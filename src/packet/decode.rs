@@ -159,6 +159,7 @@ fn walk_all(batch: &mut Batch, mask: u64, depth: Depth) {
         if let Err(reason) = walk(&batch.frames[i], depth, &mut batch.metas[i]) {
             batch.drop(i, reason);
         }
+        batch.fragments |= u64::from(batch.metas[i].any(flag::FIRST_FRAGMENT | flag::LATER_FRAGMENT)) << i;
     }
 }
 

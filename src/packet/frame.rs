@@ -8,7 +8,8 @@
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
-/// What the port said about a frame as it arrived: bits of [`Frame::flags`]. The values are the shim's (`FG_*`).
+/// What the port said about a frame as it arrived, and another worker: bits of [`Frame::flags`]. The port's values are the
+/// shim's (`FG_*`).
 pub mod rx {
     /// The packet continues in further buffers; only its first part is visible.
     pub const CHAINED: u16 = 0x0001;
@@ -22,6 +23,9 @@ pub mod rx {
     pub const L4_SUM_BAD: u16 = 0x0010;
     /// The port removed an 802.1Q tag and reports it in [`super::Frame::vlan_tci`].
     pub const VLAN_STRIPPED: u16 = 0x0020;
+    /// Not the port's: a fragment that was found to follow its first, whose facts stand before the frame
+    /// ([`Facts`](crate::packet::fragment::Facts)).
+    pub const FOLLOWS: u16 = 0x8000;
 }
 
 /// A packet in a buffer. Half a cache line, laid out like the C shim's `fg_frame`.

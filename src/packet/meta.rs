@@ -42,6 +42,9 @@ pub mod flag {
     pub const TAGS: u16 = 0x3000;
     /// Shift of [`TAGS`].
     pub const TAGS_SHIFT: u32 = 12;
+    /// A later fragment that follows its first: `proto` and `detail`, and with [`PORTS`] the ports, are the transport header's
+    /// in the first one. Its own bytes hold none.
+    pub const BORROWED: u16 = 0x4000;
 }
 
 /// Everything the pipeline knows of a packet.
@@ -75,7 +78,8 @@ pub struct Meta {
     pub flags: u16,
     /// Offset of the transport header behind the network header, in units of four bytes (extension headers included).
     pub l4_words: u8,
-    /// Transport protocol (IANA number); of a later fragment the one its first fragment carries.
+    /// Transport protocol (IANA number); of a later fragment the one its first fragment carries, as far as it says so itself or
+    /// its first is known.
     pub proto: u8,
     /// TCP flags (CWR to FIN) and 0; or ICMP type and code.
     pub detail: [u8; 2],

@@ -1,8 +1,10 @@
 //! Packets: their bytes (`frame`), the batches they travel in (`batch`), what is known of each (`meta`), how that is
-//! found out (`decode`), which worker they belong to (`steer`), and what answers them (`reply`).
+//! found out (`decode`), which worker they belong to (`steer`), how one is part of a datagram (`fragment`), and what answers
+//! them (`reply`).
 
 pub mod batch;
 pub mod decode;
+pub mod fragment;
 pub mod frame;
 pub mod meta;
 pub mod reply;

@@ -2,7 +2,7 @@
 //!
 //! - Packets of a flow: the hash of their tuple, equal in both directions.
 //! - A fragment, first or later: the hash of what all fragments of its datagram share. The worker that has them together
-//!   knows the tuple, and the flow's owner from that.
+//!   knows the tuple, and the flow's owner from that (`flow`).
 //! - An ICMP error: the hash of the tuple it quotes, so that it arrives where the flow is. One that quotes a later fragment
 //!   follows that fragment.
 //! - What is not IP, and whatever was decoded no deeper than L2: hash 0, which is worker 0's.
@@ -10,6 +10,8 @@
 //! The hash is keyed and not linear: who does not know the key cannot choose tuples that meet in one worker or one bucket.
 //! Translation will add what a tuple becomes (fixed translations hash the translated tuple), destinations in a pool of
 //! translated addresses (owned by slice of ports), and sources mapped endpoint-independently (hashed alone).
+
+use std::hash::{BuildHasher, RandomState};
 
 use crate::wire::icmpv4::{self, Icmpv4};
 use crate::wire::icmpv6;
@@ -26,6 +28,12 @@ use super::meta::{Meta, flag};
 pub struct Key(pub [u64; 4]);
 
 impl Key {
+    /// A key nobody can guess.
+    pub fn random() -> Key {
+        let random = RandomState::new();
+        Key(std::array::from_fn(|word| random.hash_one(word)))
+    }
+
     /// A key from a seed, for runs that must come out the same again (`replay`, tests).
     pub fn seeded(seed: u64) -> Key {
         // SplitMix64.
@@ -51,7 +59,7 @@ pub fn steer(meta: &mut Meta, frame: &Frame, key: Key) {
     meta.hash = if !meta.any(flag::IPV4 | flag::IPV6) {
         0
     } else if meta.any(flag::FIRST_FRAGMENT | flag::LATER_FRAGMENT | flag::ICMP_ERROR) {
-        unusual(meta, frame.bytes(), key)
+        unusual(meta, frame, key)
     } else {
         hash(meta, key)
     };
@@ -100,20 +108,29 @@ fn join(a: u64, b: u64, rest: u64, Key(key): Key) -> u32 {
 }
 
 #[cold]
-fn unusual(meta: &Meta, bytes: &[u8], key: Key) -> u32 {
-    let found = if meta.has(flag::ICMP_ERROR) && !meta.has(flag::FIRST_FRAGMENT) {
-        bytes.get(meta.l4() + Icmpv4::LEN..meta.end()).and_then(|quote| quoted_hash(meta, quote, key))
-    } else {
-        bytes.get(meta.l3()..meta.end()).and_then(|packet| {
-            if meta.has(flag::IPV4) {
-                let ip = Ipv4::parse(packet)?;
-                Some(fragment_v4(&meta.src, &meta.dst, ip.protocol(), ip.id(), key))
-            } else {
-                let ip = Ipv6::parse(packet)?;
-                extensions(ip, packet).fragment.map(|fragment| fragment_v6(&meta.src, &meta.dst, fragment.id(), key))
-            }
-        })
-    };
+fn unusual(meta: &Meta, frame: &Frame, key: Key) -> u32 {
+    let fragment = meta.any(flag::FIRST_FRAGMENT | flag::LATER_FRAGMENT);
+    if fragment { datagram(meta, frame, key) } else { flow(meta, frame, key) }
+}
+
+/// The hash of the flow to which a packet with its transport header belongs; a first fragment counts as the whole.
+pub fn flow(meta: &Meta, frame: &Frame, key: Key) -> u32 {
+    let error = meta.has(flag::ICMP_ERROR).then(|| frame.bytes().get(meta.l4() + Icmpv4::LEN..meta.end()));
+    error.flatten().and_then(|quote| quoted_hash(meta, quote, key)).unwrap_or_else(|| hash(meta, key))
+}
+
+/// The hash that all fragments of a fragment's datagram share.
+pub fn datagram(meta: &Meta, frame: &Frame, key: Key) -> u32 {
+    let packet = frame.bytes().get(meta.l3()..meta.end());
+    let found = packet.and_then(|packet| {
+        if meta.has(flag::IPV4) {
+            let ip = Ipv4::parse(packet)?;
+            Some(fragment_v4(&meta.src, &meta.dst, ip.protocol(), ip.id(), key))
+        } else {
+            let (fragment, _) = extensions(Ipv6::parse(packet)?, packet).fragment?;
+            Some(fragment_v6(&meta.src, &meta.dst, fragment.id(), key))
+        }
+    });
     found.unwrap_or_else(|| hash(meta, key))
 }
 
@@ -155,8 +172,8 @@ pub fn quoted(meta: &Meta, quote: &[u8]) -> Option<Quoted> {
         let chain = extensions(ip, quote);
         (facts.src, facts.dst) = (ip.source(), ip.destination());
         (facts.flags, facts.proto) = (flag::IPV6, chain.proto);
-        let later_fragment = chain.fragment.is_some_and(|fragment| fragment.offset() != 0);
-        let id = chain.fragment.map_or(0, |fragment| fragment.id());
+        let later_fragment = chain.fragment.is_some_and(|(fragment, _)| fragment.offset() != 0);
+        let id = chain.fragment.map_or(0, |(fragment, _)| fragment.id());
         Quoted { facts, transport: chain.at, later_fragment, id }
     };
     if !quoted.later_fragment
@@ -203,15 +220,16 @@ fn quoted_ports(facts: &mut Meta, behind: &[u8]) {
 }
 
 /// Where a chain of IPv6 extension headers leads.
-struct Chain<'a> {
+pub(super) struct Chain<'a> {
     proto: u8,
     /// Offset of what follows the chain; behind the end of the packet if that cuts the chain off.
     at: usize,
-    fragment: Option<Fragment<'a>>,
+    /// The fragment header, and the offset of what follows it.
+    pub fragment: Option<(Fragment<'a>, usize)>,
 }
 
 /// Walks a chain that may be cut off or endless, as in a quote, and stops at a later fragment.
-fn extensions<'a>(ip: Ipv6<'_>, packet: &'a [u8]) -> Chain<'a> {
+pub(super) fn extensions<'a>(ip: Ipv6<'_>, packet: &'a [u8]) -> Chain<'a> {
     let mut chain = Chain { proto: ip.next(), at: Ipv6::LEN, fragment: None };
     for _ in 0..MAX_EXTENSIONS {
         if !ipv6::is_extension(chain.proto) {
@@ -221,13 +239,13 @@ fn extensions<'a>(ip: Ipv6<'_>, packet: &'a [u8]) -> Chain<'a> {
         let Some(header) = Extension::parse(rest) else { break };
         chain.at += if chain.proto == protocol::FRAGMENT {
             let Some(fragment) = Fragment::parse(rest) else { break };
-            chain.fragment = Some(fragment);
+            chain.fragment = Some((fragment, chain.at + Fragment::LEN));
             Fragment::LEN
         } else {
             header.len(chain.proto)
         };
         chain.proto = header.next();
-        if chain.fragment.is_some_and(|fragment| fragment.offset() != 0) {
+        if chain.fragment.is_some_and(|(fragment, _)| fragment.offset() != 0) {
             break;
         }
     }

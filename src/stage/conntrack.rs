@@ -119,7 +119,9 @@ pub struct Conntrack;
 impl Stage for Conntrack {
     const NAME: &'static str = "conntrack";
     const DOC: &'static str = "Marks where packets are looked up in the flow table: behind it, a flow's first packet is \
-                               judged, and later ones replay what was decided, in both directions, held to their protocol.";
+                               judged, and later ones replay what was decided, in both directions, held to their protocol. \
+                               Fragments count as part of their datagram, before all stages: they have the ports of its \
+                               first fragment, which the others wait for, and those that overlap are dropped.";
     const DEPTH: Depth = Depth::L4;
     const REASONS: &'static [Line] = Drops::LINES;
     const COUNTERS: &'static [Line] = Counters::LINES;

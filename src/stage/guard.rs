@@ -207,7 +207,7 @@ crate::section! {
         pub name: Option<String>,
         /// Ports or zones the packet came from.
         pub from: Vec<At<String>> = vec![],
-        /// Services or protocols, as in `acl`. A service with ports or ICMP types never matches a later fragment.
+        /// Services or protocols, as in `acl`. A service with ports or ICMP types matches a later fragment only with `conntrack`.
         pub service: Vec<At<String>> = vec![],
         /// TCP flags: "syn,fin" matches if all are set, "syn/syn,ack" if of SYN and ACK only SYN is, "none" if no flag is.
         pub flags: Option<Flags>,
@@ -334,7 +334,9 @@ fn serves(service: &Service, meta: &Meta) -> bool {
             Detail::Any => true,
             Detail::Ports(ports) => meta.has(flag::PORTS) && !meta.has(flag::ECHO) && ports.contains(&meta.dport),
             Detail::Icmp(kind, code) => {
-                meta.has(flag::L4) && meta.detail[0] == *kind && code.is_none_or(|code| meta.detail[1] == code)
+                meta.any(flag::L4 | flag::BORROWED)
+                    && meta.detail[0] == *kind
+                    && code.is_none_or(|code| meta.detail[1] == code)
             }
         }
 }

@@ -34,6 +34,8 @@ pub struct Blueprint {
     pub stages: Vec<Compiled>,
     /// How deep decode goes.
     pub depth: Depth,
+    /// True if later fragments follow their first.
+    pub follows: bool,
     /// Index of each port's counters ([`port_counter`]) in the sheet.
     pub port_counters: Vec<usize>,
     /// For each port the one all its frames leave by, and how, if the pipeline does not read them.
@@ -138,11 +140,17 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
         rules: Arc::new(rules),
         stages,
         depth,
+        follows: follows(config),
         port_counters,
         relay,
         logs,
         adjacencies: Arc::new(adjacencies),
     })
+}
+
+/// True if a config's pipeline lets later fragments follow their first: where connections are tracked.
+pub fn follows(config: &Config) -> bool {
+    config.pipeline.iter().any(|stage| stage.kind.name == Conntrack::NAME)
 }
 
 /// What the other stages add to connection tracking.

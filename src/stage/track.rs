@@ -208,7 +208,7 @@ impl Tracker {
 
     /// True for a packet that may be a flow's first, as far as that does not depend on the rule that admits it.
     fn may_begin(&self, meta: &Meta) -> bool {
-        if self.around.mid_stream || meta.has(flag::LATER_FRAGMENT) {
+        if self.around.mid_stream {
             return true;
         }
         match meta.proto {
@@ -225,6 +225,10 @@ impl Tracker {
     /// 5: hop limit 1). A redirect is not among them.
     fn is_link_upkeep(&self, frame: &Frame, meta: &Meta) -> bool {
         if meta.proto != protocol::ICMPV6 || self.around.scopes[usize::from(meta.port)].wire == 0 {
+            return false;
+        }
+        // RFC 6980 section 5: it never comes in fragments.
+        if meta.any(flag::FIRST_FRAGMENT | flag::LATER_FRAGMENT) {
             return false;
         }
         let hops = frame.bytes().get(meta.l3() + 7).copied();
@@ -402,11 +406,15 @@ fn begin<E: Entry>(
     desk: &mut Desk<'_>,
     cx: &mut Cx<'_>,
 ) -> Result<(), Drops> {
+    // Its first fragment was here before it, and has begun none.
+    if meta.has(flag::LATER_FRAGMENT) {
+        return Err(Drops::NoFlow);
+    }
     let tracking = action.tracking.unwrap_or(desk.settings.tracking);
     let (mut states, mut numbers, mut class) = (States::default(), Tcp::default(), unanswered(meta.proto));
     let mut flags = mark::HALF_OPEN;
     if meta.proto == protocol::TCP {
-        let segment = frame.bytes().get(meta.l4()..meta.end()).filter(|_| !meta.has(flag::LATER_FRAGMENT));
+        let segment = frame.bytes().get(meta.l4()..meta.end());
         let segment = segment.and_then(Segment::read).ok_or(Drops::NoFlow)?;
         (states, numbers, class) = tcp::open(&segment, tracking)?;
         if !tcp::is_half_open(states) {

@@ -51,10 +51,11 @@ fn covers(v4: &[Prefix], v6: &[Prefix], address: IpAddr) -> bool {
     }
 }
 
-/// The part of a rule about protocol and ports. A later fragment shows neither ports nor an ICMP type.
+/// The part of a rule about protocol and ports. A later fragment shows neither ports nor an ICMP type, unless it has them of
+/// its first.
 fn serves(rule: &Rule, meta: &Meta) -> bool {
     let icmp = matches!(meta.proto, 1 | 58);
-    let whole = !meta.has(flag::LATER_FRAGMENT);
+    let whole = !meta.has(flag::LATER_FRAGMENT) || meta.has(flag::BORROWED);
     let ports = whole && !icmp && meta.has(flag::PORTS);
     let sport =
         rule.source_ports.is_empty() || ports && rule.source_ports.iter().any(|range| range.contains(&meta.sport));
@@ -64,7 +65,7 @@ fn serves(rule: &Rule, meta: &Meta) -> bool {
                 Detail::Any => true,
                 Detail::Ports(range) => ports && range.contains(&meta.dport),
                 Detail::Icmp(kind, code) => {
-                    let told = whole && icmp && meta.has(flag::L4);
+                    let told = whole && icmp && meta.any(flag::L4 | flag::BORROWED);
                     told && meta.detail[0] == *kind && code.is_none_or(|code| code == meta.detail[1])
                 }
             }

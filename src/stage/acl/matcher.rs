@@ -70,13 +70,13 @@ impl Entry {
 }
 
 /// Source and destination port as rules see them, or for ICMP zero and type and code; `None` for a packet whose transport
-/// header is not there (a later fragment) or has neither.
+/// header is not there (a later fragment that has it not of its first) or has neither.
 #[inline]
 pub fn transport(meta: &Meta) -> Option<(u16, u16)> {
-    if meta.has(flag::LATER_FRAGMENT) {
+    if meta.flags & (flag::LATER_FRAGMENT | flag::BORROWED) == flag::LATER_FRAGMENT {
         None
     } else if meta.proto == ICMP || meta.proto == ICMPV6 {
-        meta.has(flag::L4).then_some((0, u16::from_be_bytes(meta.detail)))
+        meta.any(flag::L4 | flag::BORROWED).then_some((0, u16::from_be_bytes(meta.detail)))
     } else {
         meta.has(flag::PORTS).then_some((meta.sport, meta.dport))
     }

@@ -11,7 +11,7 @@
 //! rules that do nothing.
 //!
 //! A later fragment shows no ports and no ICMP type: a rule that asks for either never matches it, whatever its bytes look
-//! like; a rule that names a protocol only does. `count` rules are compared in turn, which costs about half a nanosecond
+//! like; a rule that names a protocol only does. Where connections are tracked it has both of its first. `count` rules are compared in turn, which costs about half a nanosecond
 //! per packet and condition (per flow with `conntrack`).
 
 use std::ops::RangeInclusive;

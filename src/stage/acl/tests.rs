@@ -128,6 +128,7 @@ fn packet() -> impl Strategy<Value = (Meta, u8)> {
         1 => Just(flag::LATER_FRAGMENT),
         1 => Just(flag::FIRST_FRAGMENT | flag::L4 | flag::PORTS),
         1 => Just(flag::LATER_FRAGMENT | flag::L4 | flag::PORTS),
+        1 => Just(flag::LATER_FRAGMENT | flag::BORROWED | flag::PORTS),
         1 => Just(0u16),
         1 => any::<u16>(),
     ];
