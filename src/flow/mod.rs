@@ -4,8 +4,12 @@
 //! flow, in either direction, replays it. This room owns entries and protocol state. It sees no frames, takes no locks and
 //! knows no rules: time, facts and decisions are handed in.
 
+pub mod cookie;
 pub mod entry;
+pub mod limits;
 pub mod region;
+pub mod shared;
+pub mod source;
 pub mod table;
 pub mod tcp;
 pub mod timeout;

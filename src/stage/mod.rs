@@ -37,7 +37,6 @@ pub mod ingress;
 pub mod pipeline;
 pub mod police;
 pub mod prefix_set;
-pub mod source;
 pub mod talkers;
 pub mod track;
 
