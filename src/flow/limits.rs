@@ -546,14 +546,17 @@ mod tests {
 
     #[test]
     fn rates_are_of_flows() {
-        let mut mistakes = Mistakes::default();
-        let mut config = sources(Some(0), None, 64);
-        assert!(Limits::plan(&config, [], &mut mistakes).is_none());
-        config.new_flows_per_source = Some(At { value: Rate::parse("1MB/s").expect("rate"), place: place() });
-        let rule = of_rule(Some(20_000_000), None, (None, None));
-        assert!(Limits::plan(&config, [(0, rule, "acl.rule[0].limit".to_owned())], &mut mistakes).is_none());
-        let list: Vec<String> = mistakes.into_sorted().iter().map(ToString::to_string).collect();
-        assert_eq!(list.len(), 3);
-        assert!(list.iter().any(|m| m.contains("acl.rule[0].limit.new_flows: expected from \"1/s\"")), "{list:?}");
+        let refused = |config: Sources, rules: Vec<(u16, OfRule, String)>| {
+            let mut mistakes = Mistakes::default();
+            assert!(Limits::plan(&config, rules, &mut mistakes).is_none());
+            mistakes.into_sorted()[0].to_string()
+        };
+        let source = "conntrack.limit.new_flows_per_source: expected from \"1/s\"";
+        assert!(refused(sources(Some(0), None, 64), vec![]).contains(source));
+        let bytes = Some(At { value: Rate::parse("1MB/s").expect("rate"), place: place() });
+        assert!(refused(Sources { new_flows_per_source: bytes, ..sources(None, None, 64) }, vec![]).contains(source));
+        let rule = (0, of_rule(Some(20_000_000), None, (None, None)), "acl.rule[0].limit".to_owned());
+        let message = refused(sources(None, None, 64), vec![rule]);
+        assert!(message.contains("acl.rule[0].limit.new_flows: expected from \"1/s\""), "{message}");
     }
 }

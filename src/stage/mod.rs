@@ -37,6 +37,7 @@ pub mod ingress;
 pub mod pipeline;
 pub mod police;
 pub mod prefix_set;
+pub mod synproxy;
 pub mod talkers;
 pub mod track;
 
