@@ -10,46 +10,31 @@
 //! worth may come at once. Should two workers place a source at the same moment, or one give its idle bucket to another
 //! source, each may count one flow in the other bucket; nothing is lost by that, since an end is counted where its beginning was.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::config::source::{At, Mistakes};
 use crate::config::units::{Counted, Rate, Within};
 use crate::packet::Meta;
 
+use super::Drops;
 use super::shared::{self, Bucket, CROWDED, FullAt};
 use super::source::Prefixes;
 
-crate::lines! {
-    /// Why limits on flows drop.
-    pub enum Drops {
-        /// The source has as many flows as it may have.
-        SourceFlows = "too-many-flows",
-        /// The source began as many flows in the last second as it may.
-        SourceNewFlows = "too-many-new-flows",
-        /// The rule has as many flows as it may have, or as many of this source.
-        RuleFlows = "rule-too-many-flows",
-        /// The rule began as many flows in the last second as it may, or as many of this source.
-        RuleNewFlows = "rule-too-many-new-flows",
-    }
-}
-
 /// Flows at once. More than any table holds.
-type Flows = Within<1, 1_000_000_000>;
+pub type Flows = Within<1, 1_000_000_000>;
 
-crate::section! {
-    /// What `[conntrack.limit]` says of all sources.
-    pub struct Sources {
-        /// New flows a second that a source may begin, over all workers: "200/s"; a second's worth may come at once. No limit if left out.
-        pub new_flows_per_source: Option<At<Rate>>,
-        /// Flows a source may have at once, over all workers. No limit if left out.
-        pub flows_per_source: Option<Flows>,
-        /// Leading bits of an IPv4 address that make a source.
-        pub source_prefix_v4: Within<0, 32> = Within(32),
-        /// Leading bits of an IPv6 address that make a source.
-        pub source_prefix_v6: Within<0, 128> = Within(64),
-        /// How many sources are told apart at the same time, each rule with limits by source taking another place; the others count as one.
-        pub sources: Within<64, 16777216> = Within(65536),
-    }
+/// What `[conntrack.limit]` says of all sources.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// New flows a second.
+    pub new_flows: Option<At<Rate>>,
+    /// Flows at once.
+    pub flows: Option<Flows>,
+    /// Leading bits of an IPv4 and of an IPv6 address that make a source.
+    pub prefixes: Prefixes,
+    /// How many are told apart at the same time.
+    pub count: usize,
 }
 
 crate::section! {
@@ -198,7 +183,7 @@ impl Limits {
         mistakes: &mut Mistakes,
     ) -> Option<Limits> {
         let key = "conntrack.limit.new_flows_per_source";
-        let source = Bound::plan(config.new_flows_per_source.as_ref(), config.flows_per_source, key, mistakes);
+        let source = Bound::plan(config.new_flows.as_ref(), config.flows, key, mistakes);
         let (mut compiled, mut of_rule, mut good) = (Vec::new(), Vec::new(), source.is_some());
         for (slot, rule, key) in rules {
             let whole = Bound::plan(rule.new_flows.as_ref(), rule.flows, &format!("{key}.new_flows"), mistakes);
@@ -214,11 +199,11 @@ impl Limits {
         }
         let by_source = source.flatten().is_some() || compiled.iter().any(|rule| rule.each.is_some());
         good.then(|| Limits {
-            prefixes: Prefixes::new(config.source_prefix_v4.0 as u8, config.source_prefix_v6.0 as u8),
+            prefixes: config.prefixes,
             source: source.flatten(),
             rules: compiled.into(),
             of_rule: of_rule.into(),
-            sources: shared::Table::new(if by_source { config.sources.0 as usize } else { 0 }),
+            sources: shared::Table::new(if by_source { config.count } else { 0 }),
         })
     }
 
@@ -239,9 +224,10 @@ impl Limits {
         self.count(first, rule, now, false)
     }
 
-    /// Counts a flow that exists already (loaded from a file, or under new limits), however many there are.
-    pub fn restore(&self, first: &Meta, rule: u16, now: u64) -> Token {
-        self.count(first, rule, now, true).unwrap_or(Token::UNLIMITED)
+    /// Counts a flow that exists already (loaded from a file, or now of another rule), however many there are.
+    pub fn restore(&self, first: &Meta, rule: u16) -> Token {
+        // A bucket that is about to be full is not taken for idle at the beginning of time.
+        self.count(first, rule, 0, true).unwrap_or(Token::UNLIMITED)
     }
 
     /// Takes back a flow's count, at its end.
@@ -261,8 +247,8 @@ impl Limits {
         let mut token = Token::UNLIMITED;
         if let Some(bound) = &self.source {
             token.source = self.enter_source(first, 0, bound, now, restored).map_err(|over| match over {
-                Over::Flows => Drops::SourceFlows,
-                Over::NewFlows => Drops::SourceNewFlows,
+                Over::Flows => Drops::TooManyFlows,
+                Over::NewFlows => Drops::TooManyNewFlows,
             })?;
         }
         let at = self.of_rule.get(usize::from(rule)).copied().unwrap_or(NO_LIMITS);
@@ -285,8 +271,8 @@ impl Limits {
             Err(over) => {
                 self.release(token);
                 Err(match over {
-                    Over::Flows => Drops::RuleFlows,
-                    Over::NewFlows => Drops::RuleNewFlows,
+                    Over::Flows => Drops::RuleTooManyFlows,
+                    Over::NewFlows => Drops::RuleTooManyNewFlows,
                 })
             }
         }
@@ -311,24 +297,28 @@ impl Bound {
 
 /// Where each flow of a table is counted, by entry: what a flow's end gives back, however it ends.
 #[derive(Debug)]
-pub struct Ledger(Box<[Token]>);
+pub struct Ledger {
+    limits: Arc<Limits>,
+    tokens: Box<[Token]>,
+}
 
 impl Ledger {
     /// For a table with this many entries.
-    pub fn new(entries: usize) -> Ledger {
-        Ledger(vec![Token::UNLIMITED; entries].into())
+    pub fn new(limits: Arc<Limits>, entries: usize) -> Ledger {
+        Ledger { limits, tokens: vec![Token::UNLIMITED; entries].into() }
     }
 
-    /// Notes where the flow in an entry is counted.
+    /// Notes where the flow in an entry is counted; where it was counted before, it is no longer.
     #[inline]
     pub fn keep(&mut self, entry: u32, token: Token) {
-        self.0[entry as usize] = token;
+        let before = std::mem::replace(&mut self.tokens[entry as usize], token);
+        self.limits.release(before);
     }
 
     /// Ends the flow in an entry. A second time changes nothing.
     #[inline]
-    pub fn end(&mut self, entry: u32, limits: &Limits) {
-        limits.release(std::mem::replace(&mut self.0[entry as usize], Token::UNLIMITED));
+    pub fn end(&mut self, entry: u32) {
+        self.keep(entry, Token::UNLIMITED);
     }
 }
 
@@ -352,14 +342,9 @@ mod tests {
         Some(At { value: Rate { per_second, counted: Counted::Packets }, place: place() })
     }
 
-    fn sources(new: Option<u64>, flows: Option<u64>, sources: u64) -> Sources {
-        Sources {
-            new_flows_per_source: new.and_then(rate),
-            flows_per_source: flows.map(Within),
-            source_prefix_v4: Within(32),
-            source_prefix_v6: Within(64),
-            sources: Within(sources),
-        }
+    fn sources(new: Option<u64>, flows: Option<u64>, sources: usize) -> Sources {
+        let prefixes = Prefixes::new(32, 64);
+        Sources { new_flows: new.and_then(rate), flows: flows.map(Within), prefixes, count: sources }
     }
 
     fn of_rule(new: Option<u64>, flows: Option<u64>, each: (Option<u64>, Option<u64>)) -> OfRule {
@@ -428,8 +413,8 @@ mod tests {
             steps in prop::collection::vec((0u64..200_000_000, 0u32..5, 0u16..4, 0usize..24, any::<bool>()), 1..300),
         ) {
             let rule = of_rule(rule_new, rule_most, (each_new, each_most));
-            let limits = limits(&sources(new, most, 1024), vec![(1, rule.clone()), (3, rule)]);
-            let mut ledger = Ledger::new(24);
+            let limits = Arc::new(limits(&sources(new, most, 1024), vec![(1, rule.clone()), (3, rule)]));
+            let mut ledger = Ledger::new(limits.clone(), 24);
             let mut model = Model::default();
             // By entry of the table: what the flow in it is counted in.
             let mut flows: Vec<Option<(u32, u16)>> = vec![None; 24];
@@ -439,8 +424,8 @@ mod tests {
                 let limited = slot == 1 || slot == 3;
                 if let Some((source, slot)) = flows[entry] {
                     if ends {
-                        ledger.end(entry as u32, &limits);
-                        ledger.end(entry as u32, &limits);
+                        ledger.end(entry as u32);
+                        ledger.end(entry as u32);
                         flows[entry] = None;
                         let limited = slot == 1 || slot == 3;
                         let mut leave = |key| model.0.entry(key).or_default().flows -= 1;
@@ -455,9 +440,9 @@ mod tests {
                 let got = limits.admit(&from(source), slot, now);
                 let mut expected = Ok(());
                 if let Err(flows) = model.enter((0, source), new, most, now) {
-                    expected = Err(if flows { Drops::SourceFlows } else { Drops::SourceNewFlows });
+                    expected = Err(if flows { Drops::TooManyFlows } else { Drops::TooManyNewFlows });
                 } else if limited {
-                    let rule = |flows| if flows { Drops::RuleFlows } else { Drops::RuleNewFlows };
+                    let rule = |flows| if flows { Drops::RuleTooManyFlows } else { Drops::RuleTooManyNewFlows };
                     let whole = (100 + u64::from(slot), 0);
                     if let Err(flows) = model.enter(whole, rule_new, rule_most, now) {
                         model.0.entry((0, source)).or_default().flows -= 1;
@@ -475,7 +460,7 @@ mod tests {
                     flows[entry] = Some((source, slot));
                 }
             }
-            (0..24).for_each(|entry| ledger.end(entry, &limits));
+            (0..24).for_each(|entry| ledger.end(entry));
             prop_assert_eq!(counted(&limits), 0);
         }
     }
@@ -496,7 +481,7 @@ mod tests {
             (a.join().expect("worker"), b.join().expect("worker"))
         });
         assert_eq!(a.len() + b.len() + 2, 1_500, "the rule's");
-        assert_eq!(limits.admit(&from(3), 0, START), Err(Drops::RuleFlows));
+        assert_eq!(limits.admit(&from(3), 0, START), Err(Drops::RuleTooManyFlows));
         assert!(limits.admit(&from(3), 7, START).is_ok_and(|token| {
             limits.release(token);
             true
@@ -535,13 +520,13 @@ mod tests {
             let src = text.parse::<std::net::Ipv6Addr>().expect("address").octets();
             Meta { src, flags: flag::IPV6, ..Meta::UNKNOWN }
         };
-        let one = limits.restore(&from("2001:db8::1"), 0, START);
-        let more = [2, 3].map(|n| limits.restore(&from(&format!("2001:db8::{n}")), 0, START));
-        assert_eq!(limits.admit(&from("2001:db8::9"), 0, START), Err(Drops::SourceFlows));
+        let one = limits.restore(&from("2001:db8::1"), 0);
+        let more = [2, 3].map(|n| limits.restore(&from(&format!("2001:db8::{n}")), 0));
+        assert_eq!(limits.admit(&from("2001:db8::9"), 0, START), Err(Drops::TooManyFlows));
         assert!(limits.admit(&from("2001:db8:0:1::9"), 0, START).is_ok());
         [one, more[0], more[1]].into_iter().for_each(|token| limits.release(token));
         assert!(limits.admit(&from("2001:db8::9"), 0, START).is_ok());
-        assert_eq!(limits.restore(&Meta { flags: flag::ARP, ..Meta::UNKNOWN }, 0, START), Token::UNLIMITED);
+        assert_eq!(limits.restore(&Meta { flags: flag::ARP, ..Meta::UNKNOWN }, 0), Token::UNLIMITED);
     }
 
     #[test]
@@ -554,7 +539,7 @@ mod tests {
         let source = "conntrack.limit.new_flows_per_source: expected from \"1/s\"";
         assert!(refused(sources(Some(0), None, 64), vec![]).contains(source));
         let bytes = Some(At { value: Rate::parse("1MB/s").expect("rate"), place: place() });
-        assert!(refused(Sources { new_flows_per_source: bytes, ..sources(None, None, 64) }, vec![]).contains(source));
+        assert!(refused(Sources { new_flows: bytes, ..sources(None, None, 64) }, vec![]).contains(source));
         let rule = (0, of_rule(Some(20_000_000), None, (None, None)), "acl.rule[0].limit".to_owned());
         let message = refused(sources(None, None, 64), vec![rule]);
         assert!(message.contains("acl.rule[0].limit.new_flows: expected from \"1/s\""), "{message}");

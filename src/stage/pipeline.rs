@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::config::source::{Mistake, Mistakes};
 use crate::config::{Config, StageConfig};
 use crate::flow::Tracking;
+use crate::flow::limits::Limits;
 use crate::flow::region::Placement;
 use crate::log::Log;
 use crate::packet::steer::Key;
@@ -21,7 +22,7 @@ use super::apply::{Adjacencies, apply, refuse};
 use super::conntrack::{Around, Conntrack, Settings, Tables};
 use super::ingress::Ports;
 use super::track::{FlowStage, Tracker, conclude};
-use super::{Action, AnyConfig, Cx, Depth, Finding, Kind, LintCx, PacketStage, Plan, PlanCx, Rules, Stage};
+use super::{Action, AnyConfig, Cx, Depth, Finding, Kind, LintCx, PacketStage, Plan, PlanCx, Rule, Rules, Stage};
 
 /// A compiled pipeline, shared read-only by all workers.
 #[derive(Clone)]
@@ -111,6 +112,14 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
         }
     }
     check_order(config, &mut mistakes);
+    let settings = stages.iter().find_map(|stage| match &stage.plan {
+        Plan::Conntrack(settings) => Some(settings.clone()),
+        _ => None,
+    });
+    let limits = settings.as_ref().and_then(|settings| {
+        let of_rule = |(slot, rule): (usize, &Rule)| rule.limit.clone().map(|(limit, key)| (slot as u16, limit, key));
+        Limits::plan(&settings.sources, rules.all().iter().enumerate().filter_map(of_rule), &mut mistakes)
+    });
     if !mistakes.is_empty() {
         return Err(mistakes.into_sorted());
     }
@@ -122,12 +131,9 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
         }
         _ => None,
     };
-    let settings = stages.iter().find_map(|stage| match &stage.plan {
-        Plan::Conntrack(settings) => Some(settings.clone()),
-        _ => None,
-    });
+    let limits = limits.filter(Limits::any).map(Arc::new);
     let conntrack = settings.map(|settings| {
-        let around = around(&settings, &stages, &rules, names.ports.len());
+        let around = Around { limits, ..around(&settings, &stages, &rules, names.ports.len()) };
         (settings, around)
     });
     let logs = stages.iter().any(|stage| stage.plan.concludes());
@@ -160,6 +166,7 @@ fn around(settings: &Settings, stages: &[Compiled], rules: &Rules, ports: usize)
         rules: rules.all().iter().map(|rule| rule.counters).collect(),
         mid_stream: mid_stream.any(|tracking| matches!(tracking, Tracking::Loose | Tracking::Sloppy)),
         generation: 1,
+        limits: None,
     }
 }
 

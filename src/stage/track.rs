@@ -14,6 +14,7 @@ use std::sync::Arc;
 use bytemuck::Zeroable;
 
 use crate::flow::entry::{self, Body, Entry, Key as FlowKey, Scope, mark, opposite};
+use crate::flow::limits::{Ledger, Limits, Token};
 use crate::flow::table::{Candidates, Table};
 use crate::flow::tcp::{self, Segment, States, Tcp};
 use crate::flow::timeout::{Class, has_passed, ticks};
@@ -85,7 +86,11 @@ enum Found {
 
 impl Tracker {
     /// A worker's own tracking. `hashed`: steering has set every packet's hash with this key.
-    pub fn new(settings: Arc<Settings>, around: Around, tables: Tables, key: Key, hashed: bool) -> Tracker {
+    pub fn new(settings: Arc<Settings>, around: Around, mut tables: Tables, key: Key, hashed: bool) -> Tracker {
+        if let Some(limits) = &around.limits {
+            count_flows(&mut tables.v4, limits);
+            count_flows(&mut tables.v6, limits);
+        }
         let facts = Box::new([const { Meta::UNKNOWN }; BATCH]);
         Tracker { settings, around, tables, key, hashed, facts, back: Box::new([Action::OPEN; BATCH]) }
     }
@@ -439,15 +444,38 @@ fn begin<E: Entry>(
     };
     body.count(ORIGINAL, frame.len());
     let base = desk.settings.counters;
+    let limits = desk.around.limits.as_deref();
+    let token = limits.map(|limits| limits.admit(meta, action.rule, cx.now)).transpose()?;
     let mut evicted = 0;
     let index = table.insert(key, body, |_| evicted += 1);
     cx.sheet.counters[base + Counters::Evicted.index()] += evicted;
-    meta.flow = index.map_err(|_| Drops::TableFull)? << 1;
+    let Ok(index) = index else {
+        if let (Some(limits), Some(token)) = (limits, token) {
+            limits.release(token);
+        }
+        return Err(Drops::TableFull);
+    };
+    if let Some(token) = token.filter(|token| *token != Token::UNLIMITED) {
+        table.charge(index, token);
+        cx.sheet.counters[base + Counters::Crowded.index()] += u64::from(token.is_crowded());
+    }
+    meta.flow = index << 1;
     cx.sheet.counters[base + Counters::New.index()] += 1;
     if let Some(counters) = desk.around.rules.get(usize::from(action.rule)) {
         cx.sheet.counters[counters + rule_counter::FLOWS] += 1;
     }
     Ok(())
+}
+
+/// Counts the flows of a table against limits.
+fn count_flows<E: Entry>(table: &mut Table<E>, limits: &Arc<Limits>) {
+    table.keep_ledger(Ledger::new(limits.clone(), table.occupancy().entries as usize));
+    let (mut cursor, mut tokens) = (0, Vec::new());
+    while !table.walk(&mut cursor, 1 << 16, |index, entry| {
+        tokens.push((index, limits.restore(&entry.key().facts(), entry.body().rule)));
+        true
+    }) {}
+    tokens.into_iter().for_each(|(index, token)| table.charge(index, token));
 }
 
 /// Judges a flow again that older rules admitted. If it is forbidden now it ends, and the action says why.
@@ -475,6 +503,11 @@ fn renew<E: Entry>(
         plan.judge(1, &facts, &mut actions);
     }
     let back = actions[0];
+    if let Some(limits) = &desk.around.limits
+        && table.entry(index).body().rule != there.rule
+    {
+        table.charge(index, limits.restore(&table.entry(index).key().facts(), there.rule));
+    }
     let body = table.entry_mut(index).body_mut();
     body.generation = desk.around.generation;
     body.rule = there.rule;
