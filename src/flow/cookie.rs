@@ -8,8 +8,6 @@
 //! They are not signed: who changes them on the way harms his own connection. ECN is not offered: whether the server does
 //! it is not known yet.
 
-use std::hash::{BuildHasher, RandomState};
-
 use siphasher::sip::SipHasher24;
 
 use crate::packet::Meta;
@@ -34,14 +32,15 @@ impl std::fmt::Debug for Cookies {
 }
 
 impl Cookies {
-    /// A key nobody knows.
-    pub fn random() -> Cookies {
-        // The standard library seeds this from the operating system.
-        let state = RandomState::new();
-        Cookies(state.hash_one(0u8), state.hash_one(1u8))
+    /// A key that follows from a secret of the appliance's, the same in all workers.
+    pub fn of(secret: [u64; 4]) -> Cookies {
+        let [a, b, c, d] = secret;
+        let hasher = SipHasher24::new_with_keys(a, b);
+        let half = |n: u64| hasher.hash(&[c.to_le_bytes(), d.to_le_bytes(), n.to_le_bytes()].concat());
+        Cookies(half(0), half(1))
     }
 
-    /// A given key, for runs that must come out the same again.
+    /// A given key.
     pub fn keyed(key: [u64; 2]) -> Cookies {
         Cookies(key[0], key[1])
     }
@@ -145,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_cookie_lives_for_its_slot_and_the_next() {
-        let cookies = Cookies::random();
+        let cookies = Cookies::of([1, 2, 3, 4]);
         let begin = NOW / SLOT * SLOT;
         let cookie = cookies.make(&facts(), 0, 7, 1400, begin + 5);
         for (now, good) in [(begin, true), (begin + 2 * SLOT - 1, true), (begin + 2 * SLOT, false), (begin - 1, false)]
@@ -158,10 +157,10 @@ mod tests {
     proptest! {
         #[test]
         fn what_was_made_is_known_and_nothing_else(
-            src in any::<[u8; 16]>(), ports in any::<(u16, u16)>(), sequence in any::<u32>(), mss in any::<u16>(),
+            secret in any::<[u64; 4]>(), src in any::<[u8; 16]>(), ports in any::<(u16, u16)>(), sequence in any::<u32>(), mss in any::<u16>(),
             now in 200_000_000_000u64..u64::MAX / 2, change in 0..7usize, bit in 0..32u32,
         ) {
-            let cookies = Cookies::random();
+            let cookies = Cookies::of(secret);
             let mut meta = facts();
             meta.src = src;
             (meta.sport, meta.dport) = ports;

@@ -225,9 +225,8 @@ impl Limits {
     }
 
     /// Counts a flow that exists already (loaded from a file, or now of another rule), however many there are.
-    pub fn restore(&self, first: &Meta, rule: u16) -> Token {
-        // A bucket that is about to be full is not taken for idle at the beginning of time.
-        self.count(first, rule, 0, true).unwrap_or(Token::UNLIMITED)
+    pub fn restore(&self, first: &Meta, rule: u16, now: u64) -> Token {
+        self.count(first, rule, now, true).unwrap_or(Token::UNLIMITED)
     }
 
     /// Takes back a flow's count, at its end.
@@ -520,13 +519,13 @@ mod tests {
             let src = text.parse::<std::net::Ipv6Addr>().expect("address").octets();
             Meta { src, flags: flag::IPV6, ..Meta::UNKNOWN }
         };
-        let one = limits.restore(&from("2001:db8::1"), 0);
-        let more = [2, 3].map(|n| limits.restore(&from(&format!("2001:db8::{n}")), 0));
+        let one = limits.restore(&from("2001:db8::1"), 0, START);
+        let more = [2, 3].map(|n| limits.restore(&from(&format!("2001:db8::{n}")), 0, START));
         assert_eq!(limits.admit(&from("2001:db8::9"), 0, START), Err(Drops::TooManyFlows));
         assert!(limits.admit(&from("2001:db8:0:1::9"), 0, START).is_ok());
         [one, more[0], more[1]].into_iter().for_each(|token| limits.release(token));
         assert!(limits.admit(&from("2001:db8::9"), 0, START).is_ok());
-        assert_eq!(limits.restore(&Meta { flags: flag::ARP, ..Meta::UNKNOWN }, 0), Token::UNLIMITED);
+        assert_eq!(limits.restore(&Meta { flags: flag::ARP, ..Meta::UNKNOWN }, 0, START), Token::UNLIMITED);
     }
 
     #[test]

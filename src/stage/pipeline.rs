@@ -21,6 +21,7 @@ use crate::wire::ethernet::Rewrite;
 use super::apply::{Adjacencies, apply, refuse};
 use super::conntrack::{Around, Conntrack, Settings, Tables};
 use super::ingress::Ports;
+use super::synproxy::Note;
 use super::track::{FlowStage, Tracker, conclude};
 use super::{Action, AnyConfig, Cx, Depth, Finding, Kind, LintCx, PacketStage, Plan, PlanCx, Rule, Rules, Stage};
 
@@ -341,6 +342,12 @@ impl Pipeline {
         apply(todo & !denied, batch, actions, &self.adjacencies);
         refuse(denied, batch, actions);
         conclude(&mut self.flow, todo, batch, actions, cx);
+    }
+
+    /// A packet to be sent besides those that came.
+    #[inline]
+    pub fn take_note(&mut self) -> Option<Note> {
+        self.tracker.as_mut().and_then(Tracker::take_note)
     }
 
     /// Connection tracking, if it is in the pipeline.

@@ -254,6 +254,79 @@ fn translate_options(header: &mut [u8], flags: u8, direction: usize, shift: &Shi
     sum
 }
 
+/// Moves the sequence number at a place in the quote of an ICMP error about a segment of the server, back to the server's.
+/// `message` begins with the ICMP header.
+pub fn requote(message: &mut [u8], at: usize, shift: u32) {
+    let Some(checksum) = message.get(2..4).map(|sum| u16::from_be_bytes([sum[0], sum[1]])) else { return };
+    if at >= 4 && at + 5 <= message.len() {
+        let sum = add(message, at, shift.wrapping_neg(), Update::of(checksum)).finish();
+        message[2..4].copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
+/// A packet to be sent besides those that came.
+#[derive(Clone, Debug)]
+pub struct Note {
+    bytes: [u8; Note::ROOM],
+    len: usize,
+    /// Its facts.
+    pub meta: Meta,
+}
+
+impl Note {
+    /// Bytes it has room for: tags, IPv6 with some extensions, TCP with all options.
+    const ROOM: usize = 192;
+
+    fn of(frame: &Frame, meta: &Meta) -> Option<Note> {
+        let mut bytes = [0; Note::ROOM];
+        bytes.get_mut(..frame.len())?.copy_from_slice(frame.bytes());
+        Some(Note { bytes, len: frame.len(), meta: meta.clone() })
+    }
+
+    /// The frame.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    /// Writes it into a frame; false if it does not fit.
+    pub fn write(&self, frame: &mut Frame) -> bool {
+        let fits = frame.set_len(self.len);
+        if fits {
+            frame.bytes_mut().copy_from_slice(self.bytes());
+        }
+        fits
+    }
+}
+
+/// Packets to be sent besides those that came, until the worker has buffers for them. What finds no room is not sent: the
+/// ends repeat what needs it.
+#[derive(Debug, Default)]
+pub struct Notes {
+    notes: [Option<Note>; 8],
+    len: usize,
+}
+
+impl Notes {
+    /// The next, in no order.
+    #[inline]
+    pub fn take(&mut self) -> Option<Note> {
+        self.len = self.len.checked_sub(1)?;
+        self.notes[self.len].take()
+    }
+
+    /// Notes what `make` makes of the frame, and leaves the frame and its facts as they are.
+    pub fn put(&mut self, frame: &mut Frame, meta: &mut Meta, make: impl FnOnce(&mut Frame, &mut Meta) -> bool) {
+        let Some(before) = Note::of(frame, meta).filter(|_| self.len < self.notes.len()) else { return };
+        if make(frame, meta) {
+            self.notes[self.len] = Note::of(frame, meta);
+            self.len += usize::from(self.notes[self.len].is_some());
+        }
+        let fits = before.write(frame);
+        debug_assert!(fits, "it was in there");
+        *meta = before.meta;
+    }
+}
+
 /// Adds to the number at a place, which may be odd, of a header of an even length.
 fn add(header: &mut [u8], at: usize, shift: u32, sum: Update) -> Update {
     // The 16-bit words that the number has a part in.
@@ -346,14 +419,13 @@ mod tests {
     /// Both ends of one connection through the proxy, and what the proxy keeps in the entry.
     struct Path {
         cookies: Cookies,
-        v6: bool,
         entry: Option<(u32, u32, bool)>,
         shift: Option<Shift>,
     }
 
     impl Path {
-        fn new(v6: bool) -> Path {
-            Path { cookies: Cookies::keyed([1, 2]), v6, entry: None, shift: None }
+        fn new() -> Path {
+            Path { cookies: Cookies::keyed([1, 2]), entry: None, shift: None }
         }
 
         fn challenge(&self, syn: &Packet) -> Seen {
@@ -421,7 +493,7 @@ mod tests {
         // The client's numbers and the server's both wrap.
         let (isn, theirs) = (u32::MAX, u32::MAX - 2);
         for v6 in [false, true] {
-            let mut path = Path::new(v6);
+            let mut path = Path::new();
             let syn = client(v6).vlan(7).flags(SYN).sequence(isn).window(64240).tcp_options(&FULL);
             let challenge = path.challenge(&syn);
             assert_eq!(challenge.ports, (443, 40000));
@@ -494,7 +566,7 @@ mod tests {
 
     #[test]
     fn a_client_without_timestamps_gets_its_segment_size_alone() {
-        let mut path = Path::new(false);
+        let mut path = Path::new();
         let challenge =
             path.challenge(&client(false).flags(SYN).sequence(5).tcp_options(b"\x02\x04\x02\x18\x04\x02\x01\x01"));
         assert_eq!(challenge.options, Options { mss: Some(MSS), ..Options::default() });
@@ -508,7 +580,7 @@ mod tests {
 
     #[test]
     fn a_server_that_refuses_is_believed() {
-        let mut path = Path::new(true);
+        let mut path = Path::new();
         let cookie = path.challenge(&client(true).flags(SYN).sequence(5)).head.sequence;
         path.from_client(&client(true).sequence(6).acknowledgment(cookie.wrapping_add(1))).expect("proof");
         let (reset, none) = path.from_server(&server(true).flags(RST).sequence(0).acknowledgment(6));
@@ -519,7 +591,7 @@ mod tests {
 
     #[test]
     fn what_is_not_answered_and_what_proves_nothing() {
-        let path = Path::new(false);
+        let path = Path::new();
         let refused = |packet: &Packet| {
             let bytes = packet.bytes();
             let (done, after, _) = on(&bytes, |frame, meta| challenge(frame, meta, &path.cookies, 9, MSS, NOW));
