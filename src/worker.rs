@@ -18,6 +18,7 @@ use crate::packet::steer::{Key, owner, steer};
 use crate::packet::{BATCH, Batch, Frame, Mask, Meta, bits};
 use crate::stage::conntrack::Tables;
 use crate::stage::pipeline::{Blueprint, Pipeline, port_counter};
+use crate::stage::synproxy::Note;
 use crate::stage::{Cx, Depth, Row};
 use crate::stats::{Account, Engine, Published, Reason, Sheet};
 use crate::wire::ethernet::Rewrite;
@@ -346,6 +347,24 @@ impl<I: Io, O: Observer> Worker<I, O> {
         }
         self.send();
         self.settle();
+        while let Some(note) = self.pipeline.take_note() {
+            self.make(&note);
+        }
+    }
+
+    /// Sends a packet of our own. Without a buffer there is none.
+    #[inline(never)]
+    fn make(&mut self, note: &Note) {
+        let Some(mut frame) = self.io.create() else { return };
+        self.sheet.account(Account::Created, 1);
+        if !note.write(&mut frame) {
+            self.tally(Engine::TooBig.into(), 1);
+            return self.io.free(std::slice::from_mut(&mut frame));
+        }
+        if O::LISTENS {
+            self.observer.sent(&frame, &note.meta);
+        }
+        self.put_out(note.meta.out, frame);
     }
 
     /// Hands packets that another worker owns over to it. The hash of those `placed` is known.

@@ -158,6 +158,10 @@ pub mod mark {
     pub const LIMITED: u8 = 0x10;
     /// Its end is to be logged.
     pub const LOGGED: u8 = 0x20;
+    /// Proxied, and the client was told of window scaling.
+    pub const SCALED: u8 = 0x40;
+    /// Proxied, and the server has not answered yet: `delta` is our own sequence number.
+    pub const CONNECTING: u8 = 0x80;
 }
 
 /// All of an entry but its key. By direction: `[ORIGINAL, REPLY]`.
@@ -196,7 +200,7 @@ pub struct Body {
     pub created: u32,
     /// What is added to sequence numbers of the reply direction.
     pub delta: u32,
-    /// By direction: packets, the next 16 bits.
+    /// By direction: packets, the next 16 bits. Of a proxied flow, what is added to the timestamps of the reply direction.
     pub packets_high: [u16; 2],
     /// Room for what addresses and ports are translated to.
     pub translation: [u8; 12],
@@ -207,7 +211,8 @@ const _: () = assert!(size_of::<Body>() == 112);
 impl Body {
     /// Packets of a direction.
     pub fn packets(&self, direction: usize) -> u64 {
-        u64::from(self.packets[direction]) | u64::from(self.packets_high[direction]) << 32
+        let high = if self.has(mark::PROXIED) { 0 } else { self.packets_high[direction] };
+        u64::from(self.packets[direction]) | u64::from(high) << 32
     }
 
     /// Counts a packet of `bytes` bytes.
@@ -216,9 +221,19 @@ impl Body {
         let (packets, carry) = self.packets[direction].overflowing_add(1);
         self.packets[direction] = packets;
         self.bytes[direction] += bytes as u64;
-        if carry {
+        if carry && !self.has(mark::PROXIED) {
             self.packets_high[direction] = self.packets_high[direction].wrapping_add(1);
         }
+    }
+
+    /// Of a proxied flow: what is added to the server's timestamps.
+    pub fn stamp(&self) -> u32 {
+        u32::from(self.packets_high[0]) | u32::from(self.packets_high[1]) << 16
+    }
+
+    /// Sets [`stamp`](Body::stamp).
+    pub fn set_stamp(&mut self, stamp: u32) {
+        self.packets_high = [stamp as u16, (stamp >> 16) as u16];
     }
 
     /// What its life depends on.

@@ -4,9 +4,13 @@
 //! flow, in either direction, replays it. This room owns entries and protocol state. It sees no frames, takes no locks and
 //! knows no rules: time, facts and decisions are handed in.
 
+pub mod cookie;
 pub mod entry;
 pub mod fragments;
+pub mod limits;
 pub mod region;
+pub mod shared;
+pub mod source;
 pub mod table;
 pub mod tcp;
 pub mod timeout;
@@ -51,5 +55,13 @@ crate::lines! {
         BadError = "bad-error",
         /// All entries are taken by flows that may not be evicted.
         TableFull = "table-full",
+        /// Its source has as many flows as it may have.
+        TooManyFlows = "too-many-flows",
+        /// Its source began as many flows within a second as it may.
+        TooManyNewFlows = "too-many-new-flows",
+        /// The rule that allows it has as many flows as it may have, or as many of this source.
+        RuleTooManyFlows = "rule-too-many-flows",
+        /// The rule that allows it began as many flows within a second as it may, or as many of this source.
+        RuleTooManyNewFlows = "rule-too-many-new-flows",
     }
 }

@@ -20,6 +20,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::arch;
 
 use super::entry::{Body, Entry, Key, mark};
+use super::limits::{Ledger, Token};
 use super::region::{Array, Kind, Placement, Region};
 use super::timeout::has_passed;
 use super::{ORIGINAL, REPLY};
@@ -108,6 +109,8 @@ pub struct Table<E> {
     newest: u32,
     occupancy: Occupancy,
     hand: u32,
+    /// Where flows are counted, if there are limits.
+    ledger: Option<Ledger>,
 }
 
 /// Bytes of memory a table of `entries` takes.
@@ -157,6 +160,7 @@ impl<E: Entry> Table<E> {
                 ..Occupancy::default()
             },
             hand: 0,
+            ledger: None,
         })
     }
 
@@ -377,10 +381,26 @@ impl<E: Entry> Table<E> {
         if half_open {
             self.unlink(index);
         }
+        if let Some(ledger) = self.ledger.as_mut().filter(|_| self.entries[index as usize].body().has(mark::LIMITED)) {
+            ledger.end(index);
+        }
         self.entries[index as usize].body_mut().flags = 0;
         self.links[index as usize].newer = self.free;
         self.free = index;
         self.occupancy.used -= 1;
+    }
+
+    /// Lets flows count against limits from now on.
+    pub fn keep_ledger(&mut self, ledger: Ledger) {
+        self.ledger = Some(ledger);
+    }
+
+    /// Notes where a flow is counted, until it ends.
+    pub fn charge(&mut self, index: u32, token: Token) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.keep(index, token);
+            self.entries[index as usize].body_mut().flags |= mark::LIMITED;
+        }
     }
 
     /// A half-open flow has become open: it leaves the budget, and cannot be evicted any more.

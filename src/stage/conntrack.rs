@@ -8,8 +8,12 @@ use std::io;
 use std::sync::Arc;
 
 use crate::config::reader::{FromToml, Item, Key as KeyDoc, Reader};
+use crate::config::source::At;
+use crate::config::units::{Rate, Within};
 use crate::flow::entry::{EntryV4, EntryV6, Scope};
+use crate::flow::limits::{Flows, Limits, Sources};
 use crate::flow::region::Placement;
+use crate::flow::source::Prefixes;
 use crate::flow::table::Table;
 use crate::flow::timeout::{Class, Timeouts};
 use crate::flow::{Drops, Tracking};
@@ -82,12 +86,58 @@ crate::section! {
     pub struct Limit {
         /// Flows that may be half-open at a time (no answer seen, or a TCP handshake not finished): beyond, the oldest of them goes.
         pub half_open: Share = Share::Percent(10.0),
+        /// When SYNs that the rules allow are answered by flowgate itself, with a cookie, and reach the server only when the client has proven its address: "auto", while more than 80 % of what may be half-open is; "always"; "off".
+        pub syn_proxy: SynProxy = SynProxy::Auto,
+        /// The segment size told to clients whose SYN is answered so; over IPv6 it is 20 less.
+        pub syn_proxy_mss: Within<536, 9000> = Within(1460),
+        /// New flows a second that a source may begin, over all workers: "200/s"; a second's worth may come at once. No limit if left out.
+        pub new_flows_per_source: Option<At<Rate>>,
+        /// Flows a source may have at once, over all workers. No limit if left out.
+        pub flows_per_source: Option<Flows>,
+        /// Leading bits of an IPv4 address that make a source.
+        pub source_prefix_v4: Within<0, 32> = Within(32),
+        /// Leading bits of an IPv6 address that make a source.
+        pub source_prefix_v6: Within<0, 128> = Within(64),
+        /// How many sources are told apart at the same time, each rule with limits by source taking another place; the others count as one.
+        pub sources: Within<64, 16777216> = Within(65536),
     }
 }
 
 impl Default for Limit {
     fn default() -> Limit {
-        Limit { half_open: Share::Percent(10.0) }
+        Limit {
+            half_open: Share::Percent(10.0),
+            syn_proxy: SynProxy::Auto,
+            syn_proxy_mss: Within(1460),
+            new_flows_per_source: None,
+            flows_per_source: None,
+            source_prefix_v4: Within(32),
+            source_prefix_v6: Within(64),
+            sources: Within(65536),
+        }
+    }
+}
+
+impl Limit {
+    fn sources(&self) -> Sources {
+        Sources {
+            new_flows: self.new_flows_per_source.clone(),
+            flows: self.flows_per_source,
+            prefixes: Prefixes::new(self.source_prefix_v4.0 as u8, self.source_prefix_v6.0 as u8),
+            count: self.sources.0 as usize,
+        }
+    }
+}
+
+crate::choice! {
+    /// When clients are answered with cookies.
+    pub enum SynProxy {
+        /// While the budget of half-open flows is nearly spent.
+        Auto = "auto",
+        /// Always.
+        Always = "always",
+        /// Never.
+        Off = "off",
     }
 }
 
@@ -110,6 +160,12 @@ crate::lines! {
         Ignored = "ignored",
         /// ICMP errors that passed with the flow they are about.
         Errors = "errors",
+        /// Flows whose source found no bucket of its own, and shares the one kept for such sources.
+        Crowded = "crowded",
+        /// SYNs answered with a cookie.
+        Challenged = "challenged",
+        /// Connections of clients that acknowledged a cookie.
+        Proven = "proven",
     }
 }
 
@@ -140,6 +196,9 @@ impl Stage for Conntrack {
             v6,
             budget_v4: config.limit.half_open.of(v4, cx.workers),
             budget_v6: config.limit.half_open.of(v6, cx.workers),
+            sources: config.limit.sources(),
+            syn_proxy: config.limit.syn_proxy,
+            mss: config.limit.syn_proxy_mss.0 as u16,
             reasons,
             counters,
         })))
@@ -163,6 +222,12 @@ pub struct Settings {
     pub budget_v4: usize,
     /// How many of `v6` may be half-open.
     pub budget_v6: usize,
+    /// Limits by source.
+    pub sources: Sources,
+    /// When clients are answered with cookies.
+    pub syn_proxy: SynProxy,
+    /// The segment size they are told, over IPv4.
+    pub mss: u16,
     /// Of [`Drops`].
     pub reasons: ReasonBase,
     /// The first of [`Counters`] in the sheet.
@@ -208,4 +273,6 @@ pub struct Around {
     pub mid_stream: bool,
     /// Of the rules; entries of another are judged again.
     pub generation: u16,
+    /// Limits on flows, if there are any.
+    pub limits: Option<Arc<Limits>>,
 }

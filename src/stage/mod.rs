@@ -18,6 +18,7 @@ use crate::config::reader::{FromToml, Item, Key, Reader};
 use crate::config::source::{Mistakes, Place};
 use crate::flow::Tracking;
 use crate::flow::entry::Scope;
+use crate::flow::limits::OfRule;
 use crate::log::Log;
 pub use crate::packet::decode::Depth;
 use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT, NO_RULE};
@@ -37,7 +38,7 @@ pub mod ingress;
 pub mod pipeline;
 pub mod police;
 pub mod prefix_set;
-pub mod source;
+pub mod synproxy;
 pub mod talkers;
 pub mod track;
 
@@ -226,6 +227,8 @@ pub struct Rule {
     pub counters: usize,
     /// How closely flows that it admits are held to their protocol, if it says so.
     pub tracking: Option<Tracking>,
+    /// How many flows it may admit, and the key that says so.
+    pub limit: Option<(OfRule, String)>,
 }
 
 /// All rules of a pipeline. `Meta::rule` and `Action::rule` are indices into it.
@@ -307,7 +310,7 @@ impl PlanCx<'_> {
         self.layout.counter(&scope, name, Unit::Time, "When the rule was last hit.");
         self.layout.counter(&scope, name, Unit::Count, "Flows that the rule admitted.");
         let (stage, name, place, action) = (self.instance.clone(), name.to_owned(), place.clone(), action.to_owned());
-        self.rules.0.push(Rule { stage, name, place, action, counters, tracking: None });
+        self.rules.0.push(Rule { stage, name, place, action, counters, tracking: None, limit: None });
         Some(slot as u16)
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::config::source::{Mistake, Mistakes};
 use crate::config::{Config, StageConfig};
 use crate::flow::Tracking;
+use crate::flow::limits::Limits;
 use crate::flow::region::Placement;
 use crate::log::Log;
 use crate::packet::steer::Key;
@@ -20,8 +21,9 @@ use crate::wire::ethernet::Rewrite;
 use super::apply::{Adjacencies, apply, refuse};
 use super::conntrack::{Around, Conntrack, Settings, Tables};
 use super::ingress::Ports;
+use super::synproxy::Note;
 use super::track::{FlowStage, Tracker, conclude};
-use super::{Action, AnyConfig, Cx, Depth, Finding, Kind, LintCx, PacketStage, Plan, PlanCx, Rules, Stage};
+use super::{Action, AnyConfig, Cx, Depth, Finding, Kind, LintCx, PacketStage, Plan, PlanCx, Rule, Rules, Stage};
 
 /// A compiled pipeline, shared read-only by all workers.
 #[derive(Clone)]
@@ -113,6 +115,14 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
         }
     }
     check_order(config, &mut mistakes);
+    let settings = stages.iter().find_map(|stage| match &stage.plan {
+        Plan::Conntrack(settings) => Some(settings.clone()),
+        _ => None,
+    });
+    let limits = settings.as_ref().and_then(|settings| {
+        let of_rule = |(slot, rule): (usize, &Rule)| rule.limit.clone().map(|(limit, key)| (slot as u16, limit, key));
+        Limits::plan(&settings.sources, rules.all().iter().enumerate().filter_map(of_rule), &mut mistakes)
+    });
     if !mistakes.is_empty() {
         return Err(mistakes.into_sorted());
     }
@@ -124,12 +134,9 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
         }
         _ => None,
     };
-    let settings = stages.iter().find_map(|stage| match &stage.plan {
-        Plan::Conntrack(settings) => Some(settings.clone()),
-        _ => None,
-    });
+    let limits = limits.filter(Limits::any).map(Arc::new);
     let conntrack = settings.map(|settings| {
-        let around = around(&settings, &stages, &rules, names.ports.len());
+        let around = Around { limits, ..around(&settings, &stages, &rules, names.ports.len()) };
         (settings, around)
     });
     let logs = stages.iter().any(|stage| stage.plan.concludes());
@@ -168,6 +175,7 @@ fn around(settings: &Settings, stages: &[Compiled], rules: &Rules, ports: usize)
         rules: rules.all().iter().map(|rule| rule.counters).collect(),
         mid_stream: mid_stream.any(|tracking| matches!(tracking, Tracking::Loose | Tracking::Sloppy)),
         generation: 1,
+        limits: None,
     }
 }
 
@@ -342,6 +350,12 @@ impl Pipeline {
         apply(todo & !denied, batch, actions, &self.adjacencies);
         refuse(denied, batch, actions);
         conclude(&mut self.flow, todo, batch, actions, cx);
+    }
+
+    /// A packet to be sent besides those that came.
+    #[inline]
+    pub fn take_note(&mut self) -> Option<Note> {
+        self.tracker.as_mut().and_then(Tracker::take_note)
     }
 
     /// Connection tracking, if it is in the pipeline.

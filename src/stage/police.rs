@@ -30,11 +30,12 @@ use std::time::Duration;
 use crate::config::source::At;
 use crate::config::units::{Counted, Rate, Within};
 use crate::dpdk::meter::Meter;
+use crate::flow::shared::{self, CROWD, FullAt};
+use crate::flow::source::Prefixes;
 use crate::packet::{Batch, Meta, bits};
 use crate::stats::{Line, Lines, Reason, Sheet, Unit};
 
 use super::ingress::Ports;
-use super::source::{HashKey, Prefixes};
 use super::{Cx, Depth, PacketPlan, PacketStage, Plan, PlanCx, Stage};
 
 crate::lines! {
@@ -358,9 +359,9 @@ impl PacketPlan for Limits {
                 Kind::Source(sources) => format!(
                     "{}: buckets for {} sources ({} KiB, and {} KiB per worker)",
                     limit.name,
-                    sources.slots.len() / 2,
-                    (sources.slots.len() * size_of::<Slot>()) >> 10,
-                    (sources.slots.len() / 2 * size_of::<Credit>()) >> 10
+                    sources.full_at.sources(),
+                    sources.full_at.memory() >> 10,
+                    (sources.full_at.sources() * size_of::<Credit>()) >> 10
                 ),
             })
             .collect()
@@ -413,7 +414,7 @@ impl PacketStage for Policing {
                     }
                     Part::Source(purse) => {
                         let Some(source) = purse.sources.prefixes.source(meta) else { continue };
-                        let key = purse.sources.key.hash(&source).max(FIRST_KEY);
+                        let key = purse.sources.full_at.key(&source, 0);
                         let passes = purse.spend(key, amount, cx.now).unwrap_or_else(|| {
                             cx.sheet.counters[self.crowded] += 1;
                             purse.spend(CROWD, amount, cx.now).unwrap_or(false)
@@ -454,20 +455,6 @@ fn take_over(limit: &Compiled, part: &mut Part, worker: usize, now: u64) {
     }
 }
 
-/// A source's bucket, shared by all workers. A slot is free when it is full, that is when `full_at` is past.
-#[derive(Default)]
-struct Slot {
-    /// Hash of the source; 0 for none yet.
-    key: AtomicU64,
-    /// When the bucket will be full again, Unix nanoseconds.
-    full_at: AtomicU64,
-}
-
-/// The key of sources that found no slot.
-const CROWD: u64 = 1;
-const FIRST_KEY: u64 = 2;
-/// Slots a source may be in.
-const WAYS: usize = 8;
 /// Credits a worker looks at for a source.
 const CREDITS: usize = 4;
 /// Bits behind the point of a nanosecond.
@@ -476,9 +463,7 @@ const FRACTION: u32 = 20;
 /// The buckets of a limit by source.
 struct Sources {
     prefixes: Prefixes,
-    key: HashKey,
-    slots: Box<[Slot]>,
-    crowd: Slot,
+    full_at: shared::Table<FullAt>,
     /// Time that one byte or packet takes, in nanoseconds with `FRACTION` bits behind the point, rounded up.
     each: u128,
     /// Nanoseconds it takes to fill a bucket.
@@ -493,9 +478,7 @@ impl Sources {
         let burst = (u128::from(depth) * second / u128::from(rate)) as u64;
         Sources {
             prefixes,
-            key: HashKey::random(),
-            slots: (0..(sources * 2).next_power_of_two()).map(|_| Slot::default()).collect(),
-            crowd: Slot::default(),
+            full_at: shared::Table::new(sources),
             each: (second << FRACTION).div_ceil(u128::from(rate)),
             // One more for rounding up: a packet as large as the bucket must pass.
             burst: burst + 1,
@@ -503,37 +486,10 @@ impl Sources {
         }
     }
 
-    /// The slot of a source, a free one if it has none; none if all it may have are taken.
-    #[inline]
-    fn slot(&self, key: u64, now: u64) -> Option<&Slot> {
-        if key == CROWD {
-            return Some(&self.crowd);
-        }
-        let first = key as usize & (self.slots.len() - 1) & !(WAYS - 1);
-        let set = &self.slots[first..first + WAYS];
-        // The first one counts: should two workers place a source at the same moment in two slots, they agree on the next
-        // look, and the other slot falls free.
-        if let Some(slot) = set.iter().find(|slot| slot.key.load(Ordering::Relaxed) == key) {
-            return Some(slot);
-        }
-        set.iter().find(|slot| {
-            let old = slot.key.load(Ordering::Relaxed);
-            let free = slot.full_at.load(Ordering::Relaxed) <= now;
-            free && match slot.key.compare_exchange(old, key, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => true,
-                Err(other) => other == key,
-            }
-        })
-    }
-
     /// Takes `time` nanoseconds' worth out of a source's bucket, if there is so much; `None` if it has no bucket.
     fn borrow(&self, key: u64, time: u64, now: u64) -> Option<bool> {
-        let full_at = &self.slot(key, now)?.full_at;
-        let latest = now.saturating_add(self.burst);
-        let taken = full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
-            full_at.max(now).checked_add(time).filter(|then| *then <= latest)
-        });
-        Some(taken.is_ok())
+        let slot = self.full_at.find(key, now)?;
+        Some(self.full_at.at(slot).take(time, self.burst, now))
     }
 }
 
@@ -553,7 +509,7 @@ struct Purse {
 
 impl Purse {
     fn new(sources: &Arc<Sources>) -> Purse {
-        Purse { sources: sources.clone(), credits: vec![Credit::default(); sources.slots.len() / 2].into() }
+        Purse { sources: sources.clone(), credits: vec![Credit::default(); sources.full_at.sources()].into() }
     }
 
     /// True if a source may pass `amount`; `None` if it has no bucket.

@@ -15,10 +15,10 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::config::units::Within;
+use crate::flow::source::{HashKey, Prefixes, Source};
 use crate::packet::{Batch, bits};
 use crate::stats::{Line, Lines};
 
-use super::source::{HashKey, Prefixes, Source};
 use super::{Cx, Depth, PacketPlan, PacketStage, Plan, PlanCx, Row, Stage};
 
 crate::lines! {

@@ -9,11 +9,14 @@
 //! - An ICMP error belongs to the flow it quotes and passes with it alone (RFC 5927).
 //! - What is not IP is judged packet by packet.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use bytemuck::Zeroable;
 
+use crate::flow::cookie::Cookies;
 use crate::flow::entry::{self, Body, Entry, Key as FlowKey, Scope, mark, opposite};
+use crate::flow::limits::{Ledger, Limits, Token};
 use crate::flow::table::{Candidates, Table};
 use crate::flow::tcp::{self, Segment, States, Tcp};
 use crate::flow::timeout::{Class, has_passed, ticks};
@@ -23,11 +26,12 @@ use crate::packet::steer::{self, Key};
 use crate::packet::{BATCH, Batch, Frame, Mask, Meta, NO_FLOW, NO_RULE, bits};
 use crate::stats::Lines;
 use crate::wire::icmpv4::{self, Icmpv4};
-use crate::wire::tcp::SYN;
+use crate::wire::tcp::{ACK, RST, SYN};
 use crate::wire::{checksum, icmpv6, protocol};
 
 use super::apply::{Adjacencies, apply, refuse};
-use super::conntrack::{Around, Counters, Settings, Tables};
+use super::conntrack::{Around, Counters, Settings, SynProxy, Tables};
+use super::synproxy::{self, Note, Notes, Proof, Shift};
 use super::{Action, Cx, FlowCommit, FlowPlan, rule_counter};
 
 /// Entries the hand visits in one upkeep at least, and how many upkeeps a round may take at most: with one every 5 ms, a
@@ -46,6 +50,9 @@ pub struct Tracker {
     key: Key,
     /// True if steering has hashed the packets already.
     hashed: bool,
+    proxy: Option<Proxy>,
+    /// Packets of our own to be sent.
+    notes: Notes,
     /// Facts of ways back, and of flows that are judged again.
     facts: Box<[Meta; BATCH]>,
     back: Box<[Action; BATCH]>,
@@ -58,11 +65,44 @@ struct Run {
     bytes: u64,
 }
 
+/// What answers SYNs.
+struct Proxy {
+    always: bool,
+    cookies: Cookies,
+    mss: u16,
+    /// No cookie of ours is good after this, Unix nanoseconds.
+    until: Cell<u64>,
+}
+
+/// Longer than a cookie lives.
+const COOKIE_LIFE: u64 = 130_000_000_000;
+
+impl Proxy {
+    /// True if a SYN is to be answered: more than four fifths of the budget are spent.
+    fn is_due<E: Entry>(&self, table: &Table<E>) -> bool {
+        let occupancy = table.occupancy();
+        self.always || u64::from(occupancy.half_open) * 5 > u64::from(occupancy.budget) * 4
+    }
+
+    /// What a segment proves that belongs to no flow, or to one whose server has not answered.
+    #[inline]
+    fn prove(&self, frame: &Frame, meta: &Meta, scope: Scope, now: u64) -> Option<Proof> {
+        (now <= self.until.get()).then(|| synproxy::prove(frame, meta, &self.cookies, domain(scope), now)).flatten()
+    }
+}
+
+/// A scope as a number.
+fn domain(scope: Scope) -> u32 {
+    u32::from(scope.domain) | u32::from(scope.wire) << 16
+}
+
 /// What the tables' owner lends while packets are looked at.
 struct Desk<'a> {
     settings: &'a Settings,
     around: &'a Around,
     adjacencies: &'a Adjacencies,
+    proxy: Option<&'a Proxy>,
+    notes: &'a mut Notes,
     /// In ticks.
     now: u32,
     run: Run,
@@ -85,9 +125,26 @@ enum Found {
 
 impl Tracker {
     /// A worker's own tracking. `hashed`: steering has set every packet's hash with this key.
-    pub fn new(settings: Arc<Settings>, around: Around, tables: Tables, key: Key, hashed: bool) -> Tracker {
+    pub fn new(settings: Arc<Settings>, around: Around, mut tables: Tables, key: Key, hashed: bool) -> Tracker {
+        if let Some(limits) = &around.limits {
+            count_flows(&mut tables.v4, limits);
+            count_flows(&mut tables.v6, limits);
+        }
+        let proxy = (settings.syn_proxy != SynProxy::Off).then(|| Proxy {
+            always: settings.syn_proxy == SynProxy::Always,
+            cookies: Cookies::of(key.0),
+            mss: settings.mss,
+            until: Cell::new(0),
+        });
         let facts = Box::new([const { Meta::UNKNOWN }; BATCH]);
-        Tracker { settings, around, tables, key, hashed, facts, back: Box::new([Action::OPEN; BATCH]) }
+        let back = Box::new([Action::OPEN; BATCH]);
+        Tracker { settings, around, tables, key, hashed, proxy, notes: Notes::default(), facts, back }
+    }
+
+    /// A packet to be sent besides those that came.
+    #[inline]
+    pub fn take_note(&mut self) -> Option<Note> {
+        self.notes.take()
     }
 
     /// The flows.
@@ -125,7 +182,7 @@ impl Tracker {
             }
         }
         batch.fresh = batch.live & !errors;
-        let mut desk = Desk::new(&self.settings, &self.around, adjacencies, cx);
+        let mut desk = Desk::new(&self.settings, &self.around, adjacencies, self.proxy.as_ref(), &mut self.notes, cx);
         if v4 != 0 {
             look_up(&mut self.tables.v4, v4, batch, &mut desk, cx);
         }
@@ -160,7 +217,11 @@ impl Tracker {
             } else if self.settings.neighbor_discovery && self.is_link_upkeep(frame, meta) {
                 stateless |= 1 << i;
                 unruled |= 1 << i;
-            } else if meta.flow == NO_FLOW && later & (1 << i) == 0 && !self.may_begin(meta) {
+            } else if meta.flow == NO_FLOW
+                && later & (1 << i) == 0
+                && !self.may_begin(meta)
+                && !self.proves(frame, meta, cx.now)
+            {
                 batch.drop(i, self.settings.reasons.at(Drops::NoFlow));
                 continue;
             }
@@ -177,7 +238,7 @@ impl Tracker {
             plan.judge(allowed, &self.facts, &mut self.back);
         }
         let mut admitted = stateless & !denied;
-        let mut desk = Desk::new(&self.settings, &self.around, adjacencies, cx);
+        let mut desk = Desk::new(&self.settings, &self.around, adjacencies, self.proxy.as_ref(), &mut self.notes, cx);
         for i in bits(todo & !stateless) {
             let meta = &batch.metas[i];
             let case = Case { i, denied: denied & (1 << i) != 0, later: later & (1 << i) != 0 };
@@ -188,7 +249,7 @@ impl Tracker {
             };
             match outcome {
                 First::Begins => admitted |= 1 << i,
-                First::Passes => denied &= !(1 << i),
+                First::Passes | First::Answered => denied &= !(1 << i),
                 First::Denied => denied |= 1 << i,
                 First::Refused(reason) => {
                     denied &= !(1 << i);
@@ -220,6 +281,13 @@ impl Tracker {
         }
     }
 
+    /// True for a segment that acknowledges a cookie.
+    #[cold]
+    fn proves(&self, frame: &Frame, meta: &Meta, now: u64) -> bool {
+        let proof = |proxy: &Proxy| proxy.prove(frame, meta, self.around.scope(meta), now);
+        meta.proto == protocol::TCP && self.proxy.as_ref().and_then(proof).is_some()
+    }
+
     /// True for messages without which the hosts on a link do not find each other: neighbor discovery, which must come from the
     /// link itself (RFC 4861 section 7.1: hop limit 255), and multicast listener discovery (RFC 2710 section 3, RFC 3810 section
     /// 5: hop limit 1). A redirect is not among them.
@@ -242,7 +310,7 @@ impl Tracker {
     /// ICMP errors: each belongs to the flow that it quotes a packet of, and goes the way back of that packet.
     #[cold]
     fn errors(&mut self, errors: Mask, batch: &mut Batch, adjacencies: &Adjacencies, cx: &mut Cx<'_>) {
-        let mut desk = Desk::new(&self.settings, &self.around, adjacencies, cx);
+        let mut desk = Desk::new(&self.settings, &self.around, adjacencies, self.proxy.as_ref(), &mut self.notes, cx);
         for i in bits(errors) {
             let (frame, meta) = (&mut batch.frames[i], &mut batch.metas[i]);
             let passes = if meta.has(flag::IPV4) {
@@ -340,6 +408,8 @@ enum First {
     Begins,
     /// It passes as a packet of a flow that there is.
     Passes,
+    /// It has become the answer to itself.
+    Answered,
     /// The stages deny it.
     Denied,
     /// It is dropped.
@@ -388,29 +458,47 @@ fn first<E: Entry>(
     if case.denied {
         return First::Denied;
     }
-    match begin(table, key, &batch.frames[i], &mut batch.metas[i], &actions[i], &back[i], desk, cx) {
-        Ok(()) => First::Begins,
+    match begin(table, key, &mut batch.frames[i], &mut batch.metas[i], &actions[i], &back[i], desk, cx) {
+        Ok(true) => First::Begins,
+        Ok(false) => First::Answered,
         Err(reason) => First::Refused(reason),
     }
 }
 
-/// Makes the entry of a flow from its first packet.
+/// Makes the entry of a flow from its first packet; false if the packet has become a question to its sender instead.
 #[expect(clippy::too_many_arguments, reason = "as `first`")]
 fn begin<E: Entry>(
     table: &mut Table<E>,
     key: E::Key,
-    frame: &Frame,
+    frame: &mut Frame,
     meta: &mut Meta,
     action: &Action,
     back: &Action,
     desk: &mut Desk<'_>,
     cx: &mut Cx<'_>,
-) -> Result<(), Drops> {
+) -> Result<bool, Drops> {
     // Its first fragment was here before it, and has begun none.
     if meta.has(flag::LATER_FRAGMENT) {
         return Err(Drops::NoFlow);
     }
+    let base = desk.settings.counters;
     let tracking = action.tracking.unwrap_or(desk.settings.tracking);
+    let mut proof = None;
+    // A proxy must see both ways.
+    if let Some(proxy) = desk.proxy.filter(|_| meta.proto == protocol::TCP && tracking != Tracking::Sloppy) {
+        if meta.detail[0] & (SYN | ACK) == SYN && proxy.is_due(table) && challenge(proxy, frame, meta, key.scope(), cx)
+        {
+            cx.sheet.counters[base + Counters::Challenged.index()] += 1;
+            meta.rule = action.rule;
+            return Ok(false);
+        }
+        proof = proxy.prove(frame, meta, key.scope(), cx.now);
+        if let Some(proof) = &proof
+            && !synproxy::open(frame, meta, proof)
+        {
+            return Err(Drops::NoFlow);
+        }
+    }
     let (mut states, mut numbers, mut class) = (States::default(), Tcp::default(), unanswered(meta.proto));
     let mut flags = mark::HALF_OPEN;
     if meta.proto == protocol::TCP {
@@ -445,17 +533,130 @@ fn begin<E: Entry>(
         created: desk.now,
         ..Body::zeroed()
     };
+    if let Some(proof) = &proof {
+        // Its client is no forgery: it does not count as half-open.
+        body.flags = mark::PROXIED | mark::CONNECTING | if proof.offer.scale.is_some() { mark::SCALED } else { 0 };
+        body.delta = proof.cookie;
+        body.set_stamp(proof.stamps.map_or(0, |(_, ours)| ours));
+    }
     body.count(ORIGINAL, frame.len());
-    let base = desk.settings.counters;
+    let limits = desk.around.limits.as_deref();
+    let token = limits.map(|limits| limits.admit(meta, action.rule, cx.now)).transpose()?;
     let mut evicted = 0;
     let index = table.insert(key, body, |_| evicted += 1);
     cx.sheet.counters[base + Counters::Evicted.index()] += evicted;
-    meta.flow = index.map_err(|_| Drops::TableFull)? << 1;
+    let Ok(index) = index else {
+        if let (Some(limits), Some(token)) = (limits, token) {
+            limits.release(token);
+        }
+        return Err(Drops::TableFull);
+    };
+    if let Some(token) = token.filter(|token| *token != Token::UNLIMITED) {
+        table.charge(index, token);
+        cx.sheet.counters[base + Counters::Crowded.index()] += u64::from(token.is_crowded());
+    }
+    meta.flow = index << 1;
     cx.sheet.counters[base + Counters::New.index()] += 1;
+    cx.sheet.counters[base + Counters::Proven.index()] += u64::from(proof.is_some());
     if let Some(counters) = desk.around.rules.get(usize::from(action.rule)) {
         cx.sheet.counters[counters + rule_counter::FLOWS] += 1;
     }
-    Ok(())
+    Ok(true)
+}
+
+/// Makes a SYN the SYN-ACK with a cookie, if it may be answered.
+#[cold]
+fn challenge(proxy: &Proxy, frame: &mut Frame, meta: &mut Meta, scope: Scope, cx: &Cx<'_>) -> bool {
+    let mss = if meta.has(flag::IPV4) { proxy.mss } else { proxy.mss - 20 };
+    let done = synproxy::challenge(frame, meta, &proxy.cookies, domain(scope), mss, cx.now);
+    if done {
+        proxy.until.set(cx.now + COOKIE_LIFE);
+    }
+    done
+}
+
+/// What is done to a segment of a proxied connection before it is held to the server's numbers.
+#[inline(never)]
+fn toward_server(
+    body: &Body,
+    direction: usize,
+    frame: &mut Frame,
+    meta: &mut Meta,
+    desk: &Desk<'_>,
+    cx: &Cx<'_>,
+) -> Result<(), Drops> {
+    if direction == REPLY {
+        return Ok(());
+    }
+    if !body.has(mark::CONNECTING) {
+        let (l4, end) = (meta.l4(), meta.end());
+        synproxy::translate(&mut frame.bytes_mut()[l4..end], ORIGINAL, &shift(body));
+        return Ok(());
+    }
+    // A SYN or a reset is what it would be without a proxy; anything else brings the SYN to the server again.
+    if meta.detail[0] & (SYN | RST) != 0 {
+        return Ok(());
+    }
+    let scope = desk.around.scope(meta);
+    let proof = desk.proxy.and_then(|proxy| proxy.prove(frame, meta, scope, cx.now));
+    let proof = proof.filter(|proof| proof.cookie == body.delta).ok_or(Drops::BadState)?;
+    synproxy::open(frame, meta, &proof).then_some(()).ok_or(Drops::BadState)
+}
+
+/// What is done to a segment of the server that has been held to its numbers. True if it goes back to the server.
+#[inline(never)]
+fn toward_client(body: &mut Body, frame: &mut Frame, meta: &mut Meta, desk: &mut Desk<'_>) -> Result<bool, Drops> {
+    let flags = meta.detail[0];
+    let window = body.tcp.ends[ORIGINAL].window >> body.tcp.scale[ORIGINAL].min(14);
+    let window = window.min(0xffff) as u16;
+    if !body.has(mark::CONNECTING) {
+        if flags & (SYN | ACK) == SYN | ACK {
+            return synproxy::acknowledge(frame, meta, window).then_some(true).ok_or(Drops::BadState);
+        }
+        let (l4, end) = (meta.l4(), meta.end());
+        synproxy::translate(&mut frame.bytes_mut()[l4..end], REPLY, &shift(body));
+        return Ok(false);
+    }
+    if flags & RST != 0 {
+        return synproxy::refuse(frame, meta, body.delta).then_some(false).ok_or(Drops::BadState);
+    }
+    let found = synproxy::shift(frame, meta, body.delta, body.stamp(), body.has(mark::SCALED));
+    let found = found.ok_or(Drops::BadState)?;
+    let segment = frame.bytes().get(meta.l4()..meta.end()).and_then(Segment::read).ok_or(Drops::BadState)?;
+    desk.notes.put(frame, meta, |frame, meta| synproxy::acknowledge(frame, meta, window));
+    if !synproxy::welcome(frame, meta, &found) {
+        return Err(Drops::BadState);
+    }
+    body.delta = found.sequence;
+    body.set_stamp(found.stamp);
+    body.flags &= !mark::CONNECTING;
+    // The acknowledgment is the client's, as far as the server is told.
+    let (sequence, acknowledgment) = (segment.acknowledgment, segment.sequence.wrapping_add(1));
+    let answer = Segment { sequence, acknowledgment, window, flags: ACK, ..Segment::default() };
+    let (class, tracking) = (body.class(), body.tracking());
+    let followed = tcp::follow(&mut body.states, &mut body.tcp, class, ORIGINAL, &answer, tracking);
+    if let tcp::Verdict::Valid(class) = followed {
+        body.class = class as u8;
+        body.expires = desk.now.wrapping_add(desk.settings.timeouts[class as usize]);
+    }
+    Ok(false)
+}
+
+/// By what a proxied connection's numbers are moved.
+fn shift(body: &Body) -> Shift {
+    let scale = body.has(mark::SCALED).then_some(body.tcp.scale[REPLY]);
+    Shift { sequence: body.delta, stamp: body.stamp(), scale }
+}
+
+/// Counts the flows of a table against limits.
+fn count_flows<E: Entry>(table: &mut Table<E>, limits: &Arc<Limits>) {
+    table.keep_ledger(Ledger::new(limits.clone(), table.occupancy().entries as usize));
+    let (mut cursor, mut tokens) = (0, Vec::new());
+    while !table.walk(&mut cursor, 1 << 16, |index, entry| {
+        tokens.push((index, limits.restore(&entry.key().facts(), entry.body().rule, 0)));
+        true
+    }) {}
+    tokens.into_iter().for_each(|(index, token)| table.charge(index, token));
 }
 
 /// Judges a flow again that older rules admitted. If it is forbidden now it ends, and the action says why.
@@ -483,6 +684,11 @@ fn renew<E: Entry>(
         plan.judge(1, &facts, &mut actions);
     }
     let back = actions[0];
+    if let Some(limits) = &desk.around.limits
+        && table.entry(index).body().rule != there.rule
+    {
+        table.charge(index, limits.restore(&table.entry(index).key().facts(), there.rule, cx.now));
+    }
     let body = table.entry_mut(index).body_mut();
     body.generation = desk.around.generation;
     body.rule = there.rule;
@@ -526,9 +732,19 @@ fn error<E: Entry>(
     }
     if quoted.facts.proto == protocol::TCP && body.tracking() != Tracking::Sloppy {
         let sequence = quote.get(quoted.transport + 4..).and_then(|rest| rest.first_chunk().copied());
-        let sequence = u32::from_be_bytes(sequence.ok_or(Drops::BadError)?);
+        let mut sequence = u32::from_be_bytes(sequence.ok_or(Drops::BadError)?);
+        // The client quotes what it was told.
+        let at = Icmpv4::LEN + quoted.transport + 4;
+        let moved = body.has(mark::PROXIED) && opposite(direction) == REPLY;
+        if moved {
+            sequence = sequence.wrapping_sub(body.delta);
+        }
         if !tcp::quotes(&body.tcp, opposite(direction), sequence) {
             return Err(Drops::BadError);
+        }
+        if moved {
+            let (l4, end) = (meta.l4(), meta.end());
+            synproxy::requote(&mut frame.bytes_mut()[l4..end], at, body.delta);
         }
     }
     body.count(direction, frame.len());
@@ -592,7 +808,12 @@ fn replay<E: Entry>(
     if body.ingress[direction] != meta.port {
         return Found::Elsewhere;
     }
+    let mut back = false;
     if meta.proto == protocol::TCP && !meta.has(flag::LATER_FRAGMENT) {
+        let proxied = body.has(mark::PROXIED);
+        if proxied && let Err(reason) = toward_server(body, direction, frame, meta, desk, cx) {
+            return Found::Refused(reason);
+        }
         let Some(segment) = frame.bytes().get(meta.l4()..meta.end()).and_then(Segment::read) else {
             return Found::Refused(Drops::BadState);
         };
@@ -616,6 +837,13 @@ fn replay<E: Entry>(
             }
             tcp::Verdict::Invalid(reason) => return Found::Refused(reason),
         }
+        if proxied && direction == REPLY {
+            let body = table.entry_mut(index).body_mut();
+            back = match toward_client(body, frame, meta, desk) {
+                Ok(back) => back,
+                Err(reason) => return Found::Refused(reason),
+            };
+        }
     } else {
         if direction == REPLY && !body.has(mark::REPLIED) {
             body.flags |= mark::REPLIED;
@@ -631,8 +859,8 @@ fn replay<E: Entry>(
     body.count(direction, frame.len());
     meta.flow = flow;
     meta.rule = body.rule;
-    meta.out = body.out[direction];
-    let adjacency = body.adjacency[direction];
+    let (out, adjacency) = if back { (meta.port, 0) } else { (body.out[direction], body.adjacency[direction]) };
+    meta.out = out;
     desk.hit(body.rule, frame.len(), cx);
     if adjacency != 0 {
         desk.adjacencies.at(adjacency).write(frame.bytes_mut());
@@ -641,9 +869,16 @@ fn replay<E: Entry>(
 }
 
 impl<'a> Desk<'a> {
-    fn new(settings: &'a Settings, around: &'a Around, adjacencies: &'a Adjacencies, cx: &Cx<'_>) -> Desk<'a> {
+    fn new(
+        settings: &'a Settings,
+        around: &'a Around,
+        adjacencies: &'a Adjacencies,
+        proxy: Option<&'a Proxy>,
+        notes: &'a mut Notes,
+        cx: &Cx<'_>,
+    ) -> Desk<'a> {
         let run = Run { rule: NO_RULE, packets: 0, bytes: 0 };
-        Desk { settings, around, adjacencies, now: ticks(cx.now), run, ignored: 0 }
+        Desk { settings, around, adjacencies, proxy, notes, now: ticks(cx.now), run, ignored: 0 }
     }
 
     /// Counts a packet for its rule.

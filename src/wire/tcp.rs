@@ -54,6 +54,8 @@ impl Tcp<'_> {
 
 /// Kinds of options.
 pub mod option {
+    /// Padding, one byte without a length.
+    pub const NO_OPERATION: u8 = 1;
     /// Maximum segment size, two bytes (RFC 9293 section 3.7.1).
     pub const MSS: u8 = 2;
     /// Window scale, one byte (RFC 7323 section 2).

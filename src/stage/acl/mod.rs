@@ -24,6 +24,7 @@ use crate::config::source::{At, Mistakes};
 use crate::config::units::Rate;
 use crate::dpdk::eal::Eal;
 use crate::flow::Tracking;
+use crate::flow::limits::OfRule;
 use crate::log::Event;
 use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT, NO_RULE, bits};
 use crate::stats::Reason;
@@ -160,6 +161,8 @@ crate::section! {
         pub log: bool = false,
         /// How closely flows that it allows are tracked; `[conntrack]`'s if left out.
         pub tracking: Option<At<Tracking>>,
+        /// How many flows it may allow; what is above is dropped.
+        pub limit: Option<At<OfRule>>,
     }
 }
 
@@ -205,6 +208,8 @@ impl Stage for Acl {
             let reject = rule.action == compile::Action::Reject;
             let tracking = rule.tracking.as_ref().map(|tracking| tracking.value);
             cx.rules.0[usize::from(slot)].tracking = tracking;
+            cx.rules.0[usize::from(slot)].limit =
+                rule.limit.as_ref().map(|limit| (limit.value.clone(), format!("{key}.limit")));
             outcomes.push(Outcome { rule: slot, deny, reject, log: rule.log, tracking });
         }
         let answers = exits::rate(&config.reject_rate, &format!("{}.reject_rate", cx.instance), cx.mistakes);
@@ -333,12 +338,15 @@ fn check_keys(rule: &At<RuleConfig>, key: &str, cx: &mut PlanCx<'_>) {
         let help = "log where the decision is taken: in the rules that allow, deny or reject";
         cx.mistakes.with_help(&rule.place, &format!("{key}.log"), "a rule that counts decides nothing to log", help);
     }
-    let Some(tracking) = &rule.tracking else { return };
-    let key = format!("{key}.tracking");
-    if rule.action != compile::Action::Allow {
-        cx.mistakes.at(&tracking.place, &key, "only flows that a rule allows are tracked");
-    } else if !cx.conntrack {
-        cx.mistakes.with_help(&tracking.place, &key, "flows are not tracked", "add \"conntrack\" to the pipeline");
+    let tracking = rule.tracking.as_ref().map(|tracking| ("tracking", &tracking.place));
+    let limit = rule.limit.as_ref().map(|limit| ("limit", &limit.place));
+    for (word, place) in tracking.into_iter().chain(limit) {
+        let key = format!("{key}.{word}");
+        if rule.action != compile::Action::Allow {
+            cx.mistakes.at(place, &key, "only flows that a rule allows are tracked");
+        } else if !cx.conntrack {
+            cx.mistakes.with_help(place, &key, "flows are not tracked", "add \"conntrack\" to the pipeline");
+        }
     }
 }
 

@@ -70,9 +70,15 @@ impl HashKey {
     /// The hash of a source.
     #[inline]
     pub fn hash(&self, source: &Source) -> u64 {
+        self.hash_for(source, 0)
+    }
+
+    /// The hash of a source for one of several purposes, below 2^63.
+    #[inline]
+    pub fn hash_for(&self, source: &Source, purpose: u64) -> u64 {
         let [a, b, c] = self.0;
         let first = fold((source.bits >> 64) as u64 ^ a, source.bits as u64 ^ b);
-        fold(first ^ c, a ^ u64::from(source.v6))
+        fold(first ^ c, a ^ (purpose << 1 | u64::from(source.v6)))
     }
 }
 
