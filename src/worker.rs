@@ -17,7 +17,7 @@ use crate::packet::reply::reject;
 use crate::packet::steer::{Key, owner, steer};
 use crate::packet::{BATCH, Batch, Frame, Mask, Meta, bits};
 use crate::stage::conntrack::Tables;
-use crate::stage::pipeline::{Blueprint, Pipeline, port_counter};
+use crate::stage::pipeline::{Blueprint, Pipeline, Witness, port_counter};
 use crate::stage::{Cx, Depth, Row};
 use crate::stats::{Account, Engine, Published, Reason, Sheet};
 use crate::wire::ethernet::Rewrite;
@@ -26,7 +26,7 @@ use crate::wire::ethernet::Rewrite;
 const TAGS: usize = 8;
 
 /// What is told of every packet's end. The one that is told nothing costs nothing.
-pub trait Observer {
+pub trait Observer: Witness {
     /// False if nobody listens; then the datapath may forward frames unread.
     const LISTENS: bool;
     /// A packet was handed to a port.
@@ -320,7 +320,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
         }
         self.sheet.account(Account::Processed, u64::from(self.batch.live.count_ones()));
         let mut cx = Cx { now, sheet: &mut self.sheet, log: &self.log };
-        self.pipeline.process(&mut self.batch, &mut cx);
+        self.pipeline.process(&mut self.batch, &mut cx, &mut self.observer);
         if self.batch.refused != 0 {
             self.refuse();
         }

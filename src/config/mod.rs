@@ -13,6 +13,7 @@ use crate::stage::{AnyConfig, Kind, REGISTRY};
 mod lists;
 pub mod machine;
 pub mod names;
+pub mod notation;
 pub mod port;
 pub mod reader;
 pub mod source;

@@ -146,6 +146,7 @@ impl Tracker {
         actions: &mut [Action; BATCH],
         adjacencies: &Adjacencies,
         cx: &mut Cx<'_>,
+        judged: &mut impl FnMut(usize, Mask, Mask, &[Action; BATCH]),
     ) {
         let fresh = batch.fresh;
         let later = followers(fresh, batch);
@@ -166,7 +167,7 @@ impl Tracker {
             }
             todo |= 1 << i;
         }
-        let mut denied = judge(stages, todo, unruled, &batch.metas, actions);
+        let mut denied = judge(stages, todo, unruled, &batch.metas, actions, judged);
         let allowed = todo & !denied & !stateless;
         for i in bits(allowed) {
             self.facts[i] = entry::reversed(&batch.metas[i], actions[i].out);
@@ -306,18 +307,22 @@ fn followers(fresh: Mask, batch: &Batch) -> Mask {
     later
 }
 
-/// Lets all flow stages judge `todo`, of `unruled` those alone that decide the egress. Returns the denied.
+/// Lets all flow stages judge `todo`, of `unruled` those alone that decide the egress, and tells `judged` which stage was
+/// asked about whom and denied whom. Returns the denied.
 fn judge(
     stages: &[FlowStage],
     todo: Mask,
     unruled: Mask,
     facts: &[Meta; BATCH],
     actions: &mut [Action; BATCH],
+    judged: &mut impl FnMut(usize, Mask, Mask, &[Action; BATCH]),
 ) -> Mask {
     let mut denied = 0;
-    for (plan, _, egress) in stages {
-        let asked = if *egress { todo } else { todo & !unruled };
-        denied |= plan.judge(asked & !denied, facts, actions);
+    for (at, (plan, _, egress)) in stages.iter().enumerate() {
+        let asked = if *egress { todo & !denied } else { todo & !unruled & !denied };
+        let refused = plan.judge(asked, facts, actions);
+        judged(at, asked, refused, actions);
+        denied |= refused;
     }
     denied
 }
@@ -462,7 +467,7 @@ fn renew<E: Entry>(
     let mut facts = [const { Meta::UNKNOWN }; BATCH];
     let mut actions = [Action::OPEN; BATCH];
     facts[0] = entry::facts(table.entry(index));
-    let denied = judge(stages, 1, 0, &facts, &mut actions);
+    let denied = judge(stages, 1, 0, &facts, &mut actions, &mut |_, _, _, _| ());
     let there = actions[0];
     if denied != 0 {
         table.remove(index);
