@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod dpdk;
+pub mod explain;
 pub mod flow;
 pub mod io;
 pub mod log;
