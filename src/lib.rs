@@ -15,6 +15,7 @@ pub mod io;
 pub mod log;
 pub mod memory;
 pub mod packet;
+pub mod policy;
 pub mod replay;
 pub mod stage;
 pub mod stats;

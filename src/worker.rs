@@ -48,6 +48,8 @@ impl Observer for () {
 pub struct Ask {
     /// Position of the stage in the pipeline.
     pub stage: usize,
+    /// A packet whose flow's entry is wanted, instead of a stage's state.
+    pub flow: Option<Meta>,
     /// Where copying goes on.
     pub cursor: usize,
     /// What was copied; it is filled up to the capacity it came with.
@@ -537,9 +539,13 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let mut cx = Cx { now, sheet: &mut self.sheet, log: &self.log };
         self.pipeline.housekeep(&mut cx);
         if let Some(mut ask) = mailbox.asks.pop() {
-            ask.done = match self.pipeline.packet_stage(ask.stage) {
-                Some(stage) => stage.snapshot(&mut ask.cursor, &mut ask.rows),
-                None => true,
+            ask.done = match (&ask.flow, self.pipeline.packet_stage(ask.stage)) {
+                (Some(facts), _) => {
+                    self.pipeline.tracker().into_iter().for_each(|tracker| tracker.copy(facts, &mut ask.rows));
+                    true
+                }
+                (None, Some(stage)) => stage.snapshot(&mut ask.cursor, &mut ask.rows),
+                (None, None) => true,
             };
             // Never full: there are no more answers than asks, and as much room for them.
             let _ = mailbox.answers.push(ask);

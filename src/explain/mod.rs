@@ -2,7 +2,8 @@
 //!
 //! There is no second opinion here. The packet goes through a worker's turn on ports of memory (decode, every stage, apply,
 //! the checks before sending), and what is told is what the worker told on the way. The worker starts anew for each packet:
-//! no limit is used up, no flow is known, no program's map is filled. One exception: a `police` limit by source shares its
+//! no limit is used up, no program's map is filled, and no flow is known but the packet's own, if a copy of its entry is
+//! given: then the worker finds it where the running one did. One exception: a `police` limit by source shares its
 //! buckets with the appliance, so that in the running process a question costs its source one packet.
 //!
 //! Owns the watching and the telling; decides nothing.
@@ -18,15 +19,17 @@ use crate::config::names::Names;
 use crate::config::notation::{Error, Notation, protocol_name};
 use crate::config::source::near_miss;
 use crate::io::memory::MemoryIo;
-use crate::packet::decode::walk;
+use crate::packet::decode::{strip_tag, walk};
 use crate::packet::frame::Heap;
 use crate::packet::meta::flag;
-use crate::packet::{BATCH, Batch, Frame, Mask, Meta, NO_PORT, NO_RULE};
+use crate::packet::steer::{self, Key};
+use crate::packet::{BATCH, Batch, Frame, Mask, Meta, NO_FLOW, NO_PORT, NO_RULE};
 use crate::stage::pipeline::{Blueprint, Witness};
-use crate::stage::{Action, Depth, Verdict};
+use crate::stage::{Action, Depth, Row, Verdict};
 use crate::stats::{Layout, Reason};
 use crate::verdict::{Namer, Outcome, summary};
 use crate::wire::ethernet::Ethernet;
+use crate::wire::icmpv4::Icmpv4;
 use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::ipv6::Ipv6;
 use crate::wire::protocol;
@@ -56,6 +59,12 @@ pub enum Decision {
     Denied(Reason),
     /// A flow stage had nothing to say.
     Nothing,
+    /// Connection tracking knows its flow, and replays what was decided of its first packet.
+    Replayed,
+    /// Connection tracking knows no flow of it, or not this way: it is judged.
+    Fresh,
+    /// It was admitted, with an entry in the flow table from now on.
+    Begins,
 }
 
 /// One stage's part.
@@ -130,6 +139,31 @@ impl Witness for Recorder {
         self.step(stage, decision, rule);
     }
 
+    fn found(&mut self, stage: usize, batch: &Batch) {
+        if !self.live {
+            return;
+        }
+        self.live = batch.live & 1 != 0;
+        let (decision, rule) = match (self.live, batch.fresh & 1 != 0) {
+            (true, true) => (Decision::Fresh, NO_RULE),
+            (true, false) => (Decision::Replayed, batch.metas[0].rule),
+            (false, _) => (Decision::Denied(batch.reasons[0]), NO_RULE),
+        };
+        self.step(stage, decision, rule);
+    }
+
+    fn admitted(&mut self, stage: usize, batch: &Batch) {
+        if !self.live {
+            return;
+        }
+        self.live = batch.live & 1 != 0;
+        if !self.live {
+            self.step(stage, Decision::Denied(batch.reasons[0]), NO_RULE);
+        } else if batch.metas[0].flow != NO_FLOW {
+            self.step(stage, Decision::Begins, NO_RULE);
+        }
+    }
+
     fn judged(&mut self, stage: usize, todo: Mask, denied: Mask, actions: &[Action; BATCH]) {
         if todo & 1 == 0 {
             return;
@@ -184,8 +218,8 @@ impl Explainer {
     }
 
     /// Takes one frame of at most [`LONGEST`] bytes through the datapath as it arrives on `port` at time `now` (Unix nanoseconds); what is longer
-    /// is cut.
-    pub fn explain(&self, port: u8, bytes: &[u8], now: u64) -> Explanation {
+    /// is cut. `flow` is the entry of its flow, as a worker copied it for [`flow_of`](Explainer::flow_of); empty if there is none.
+    pub fn explain(&self, port: u8, bytes: &[u8], now: u64, flow: &[Row]) -> Explanation {
         let bytes = &bytes[..bytes.len().min(LONGEST)];
         let setup = Setup {
             blueprint: self.blueprint.clone(),
@@ -194,9 +228,16 @@ impl Explainer {
             mtus: self.mtus.clone(),
             strip: self.strip,
             links: Arc::new(AtomicU64::new(u64::MAX)),
+            key: Key::seeded(1),
+            tables: self.blueprint.few_tables().expect("memory for a few flows"),
             handoff: None,
         };
         let mut worker = Worker::new(MemoryIo::new(self.mtus.len(), 8, bytes.len()), Recorder::default(), setup);
+        if let (Some(facts), Some(tracker), false) =
+            (self.flow_of(port, bytes), worker.pipeline_mut().tracker_mut(), flow.is_empty())
+        {
+            tracker.adopt(&facts, flow);
+        }
         worker.io().push(port, bytes, |_| ());
         worker.turn(now);
         // What was sent goes back to its heap, which could not be freed otherwise.
@@ -211,12 +252,47 @@ impl Explainer {
         Explanation { steps, end, facts, summary, headers, time: now, length: bytes.len() as u32 }
     }
 
+    /// The facts by which a frame's flow is found; `None` if it belongs to none.
+    pub fn flow_of(&self, port: u8, bytes: &[u8]) -> Option<Meta> {
+        let bytes = &bytes[..bytes.len().min(LONGEST)];
+        let mut heap = Heap::new(1, bytes.len());
+        let mut frame = heap.frame(bytes)?;
+        if self.strip & 1 << port != 0 {
+            strip_tag(&mut frame);
+        }
+        let mut meta = Meta::UNKNOWN;
+        let good = walk(&frame, Depth::L4, &mut meta).is_ok();
+        // An ICMP error belongs to the flow that it quotes.
+        let quoted = meta.has(flag::ICMP_ERROR).then(|| {
+            let quote = frame.bytes().get(meta.l4() + Icmpv4::LEN..meta.end())?;
+            steer::quoted(&meta, quote).map(|quoted| quoted.facts)
+        });
+        heap.give_back(frame);
+        let facts = match quoted {
+            Some(quoted) => {
+                let facts = quoted?;
+                Meta { vlan: meta.vlan, flags: facts.flags | meta.flags & flag::VLAN, ..facts }
+            }
+            None => meta,
+        };
+        (good && facts.any(flag::IPV4 | flag::IPV6)).then_some(Meta { port, ..facts })
+    }
+
+    /// The port of a name; the error is for the operator.
+    pub fn port(&self, name: &str) -> Result<u8, String> {
+        self.names.port(name).ok_or_else(|| {
+            let known: Vec<&str> = self.names.ports.iter().map(|port| port.name.as_str()).collect();
+            match near_miss(name, known.iter().copied()) {
+                Some(near) => format!("there is no port {name:?}; did you mean {near:?}?"),
+                None => format!("there is no port {name:?}; known: {}", known.join(", ")),
+            }
+        })
+    }
+
     /// Reads one packet's notation: the port it arrives on, and its frame.
     pub fn read(&self, text: &str) -> Result<(u8, Vec<u8>), Error> {
         let notation = Notation::parse(text)?;
-        let Some(port) = self.names.port(&notation.from) else {
-            return Err(unknown_port(&notation, &self.names));
-        };
+        let port = self.port(&notation.from).map_err(|message| Error::new(notation.from_at.0, message))?;
         frame(&notation).map(|frame| (port, frame)).ok_or_else(|| {
             notation.lack().unwrap_or_else(|| Error::new(0, "expected one packet, found a range of them"))
         })
@@ -246,6 +322,9 @@ impl Explainer {
                 Decision::Allowed => ("allows", None, NO_PORT),
                 Decision::Denied(reason) => ("denies", label(reason), NO_PORT),
                 Decision::Nothing => ("nothing", None, NO_PORT),
+                Decision::Replayed => ("replays", None, NO_PORT),
+                Decision::Fresh => ("fresh", None, NO_PORT),
+                Decision::Begins => ("begins", None, NO_PORT),
             };
             let rule = self.blueprint.rules.slot(step.rule);
             json!({
@@ -275,19 +354,10 @@ impl Explainer {
             "zone": port.zone.map(|zone| &self.names.zones[zone]),
             "headers": headers.collect::<Vec<_>>(),
             "stages": steps.collect::<Vec<_>>(),
-            "not_reached": missed.collect::<Vec<_>>(),
+            "not_asked": missed.collect::<Vec<_>>(),
             "verdict": verdict,
         })
     }
-}
-
-fn unknown_port(notation: &Notation, names: &Names) -> Error {
-    let known = || names.ports.iter().map(|port| port.name.as_str());
-    let help = match near_miss(&notation.from, known()) {
-        Some(near) => format!("did you mean {near:?}?"),
-        None => format!("known: {}", known().collect::<Vec<_>>().join(", ")),
-    };
-    Error { at: notation.from_at.0, message: format!("there is no port {:?}", notation.from), help: Some(help) }
 }
 
 /// The headers of a frame, outermost first, as far as they make sense.
@@ -407,13 +477,16 @@ pub fn text(value: &Value) -> String {
             "allows" if step["rule"].is_null() => "allows it by default".to_owned(),
             "allows" => format!("allows it{}", place(&step)),
             "nothing" => "has nothing to say".to_owned(),
+            "fresh" => "knows no flow of it: it is judged".to_owned(),
+            "begins" => "it begins a flow".to_owned(),
+            "replays" => format!("knows its flow, admitted{}", place(&step)),
             drops => format!("{drops} it{}{}", place(&step), reason(&step)),
         };
         let meaning = step["meaning"].as_str().map_or(String::new(), |meaning| format!(": {meaning}"));
         rows.push((word(&step["stage"]), said + &meaning));
     }
-    for stage in list("not_reached") {
-        rows.push((word(&stage), "is not reached".into()));
+    for stage in list("not_asked") {
+        rows.push((word(&stage), "is not asked".into()));
     }
     let verdict = &value["verdict"];
     let said = match verdict["verdict"].as_str().unwrap_or_default() {

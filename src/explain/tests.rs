@@ -28,7 +28,7 @@ fn explainer(toml: &str) -> Explainer {
 
 fn ask(explainer: &Explainer, text: &str) -> Value {
     let (port, frame) = explainer.read(text).unwrap_or_else(|error| panic!("{}", error.shown(text)));
-    explainer.json(&explainer.explain(port, &frame, 1))
+    explainer.json(&explainer.explain(port, &frame, 1, &[]))
 }
 
 /// What the bench would say of an explained packet.
@@ -72,11 +72,11 @@ fn every_stage_says_its_part() {
     assert!(shown.ends_with("verdict   dropped, acl.denied by rule \"no telnet\" (bench.toml:14)\n"), "{shown}");
 
     let told = ask(&explainer, "udp 127.0.0.1:5 > 192.0.2.7:23 in lan");
-    assert_eq!(told["not_reached"], json!(["cross", "acl"]));
+    assert_eq!(told["not_asked"], json!(["cross", "acl"]));
     assert_eq!(told["verdict"]["reason"], "source-loopback");
-    assert!(text(&told).contains("acl       is not reached\n"));
+    assert!(text(&told).contains("acl       is not asked\n"));
 
-    let malformed = explainer.explain(0, &[0; 9], 1);
+    let malformed = explainer.explain(0, &[0; 9], 1, &[]);
     assert!(malformed.steps.is_empty());
     assert_eq!(end(&explainer, &malformed).0, "decode.short-frame");
     assert!(text(&explainer.json(&malformed)).contains("malformed  reason decode.short-frame\n"));
@@ -103,7 +103,7 @@ fn a_packet_no_stage_can_send_is_dropped_as_the_worker_does() {
 fn ports_that_do_not_exist_are_placed() {
     let explainer = explainer(&format!("{STAGES}{RULES}"));
     let error = explainer.read("udp 10.0.0.5 > 192.0.2.7:53 in wam").expect_err("no such port");
-    assert_eq!((error.at, error.help.as_deref()), (31, Some("did you mean \"wan\"?")));
+    assert_eq!((error.at, error.message.as_str()), (31, "there is no port \"wam\"; did you mean \"wan\"?"));
     let error = explainer.read("udp 10.0.0.0/8 > 192.0.2.7:53 in wan").expect_err("a range");
     assert!(error.message.contains("one source address"), "{error:?}");
 }
@@ -197,7 +197,7 @@ proptest! {
         let mut datapath = Bench::new(&toml);
         let explainer = explainer(&toml);
         let name = ["lan", "wan"][usize::from(port)];
-        let told: Vec<Explanation> = packets.iter().map(|packet| explainer.explain(port, packet, 1)).collect();
+        let told: Vec<Explanation> = packets.iter().map(|packet| explainer.explain(port, packet, 1, &[])).collect();
         // The bench tells first what was dropped in the pipeline or sent, so that each packet is asked by itself as well.
         let mut together: Vec<(String, String)> = datapath
             .push_all(name, &packets)

@@ -199,6 +199,11 @@ impl Blueprint {
         self.conntrack.as_ref().map(|(settings, _)| settings.tables(placement)).transpose()
     }
 
+    /// Tables for a handful of flows, if connections are tracked.
+    pub fn few_tables(&self) -> io::Result<Option<Tables>> {
+        self.conntrack.as_ref().map(|_| Settings::few_tables()).transpose()
+    }
+
     /// A worker's own pipeline. `key` hashes tuples; `steered` says that all packets come with their hash. Panics if connections
     /// are tracked and no `tables` are given.
     pub fn start(&self, worker: usize, tables: Option<Tables>, key: Key, steered: bool) -> Pipeline {

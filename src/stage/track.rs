@@ -28,7 +28,7 @@ use crate::wire::{checksum, icmpv6, protocol};
 
 use super::apply::{Adjacencies, apply, refuse};
 use super::conntrack::{Around, Counters, Settings, Tables};
-use super::{Action, Cx, FlowCommit, FlowPlan, rule_counter};
+use super::{Action, Cx, FlowCommit, FlowPlan, Row, rule_counter};
 
 /// Entries the hand visits in one upkeep at least, and how many upkeeps a round may take at most: with one every 5 ms, a
 /// table of ten million is gone over in 10 s.
@@ -98,6 +98,41 @@ impl Tracker {
     /// The flows, to be changed between turns.
     pub fn tables_mut(&mut self) -> &mut Tables {
         &mut self.tables
+    }
+
+    /// Copies the entry of the flow that packets with these facts belong to, if there is one, into the room `rows` has left.
+    pub fn copy(&self, facts: &Meta, rows: &mut Vec<Row>) {
+        fn copy<E: Entry>(table: &Table<E>, hash: u32, key: &E::Key, rows: &mut Vec<Row>) {
+            let Some(flow) = table.lookup(hash, key) else { return };
+            let words = bytemuck::bytes_of(table.entry(flow >> 1)).chunks_exact(size_of::<Row>());
+            if rows.capacity() - rows.len() >= words.len() {
+                rows.extend(words.map(bytemuck::pod_read_unaligned::<Row>));
+            }
+        }
+        let (hash, scope) = (steer::hash(facts, self.key), self.around.scope(facts));
+        if facts.has(flag::IPV4) {
+            copy(&self.tables.v4, hash, &FlowKey::of(facts, scope), rows);
+        } else if facts.has(flag::IPV6) {
+            copy(&self.tables.v6, hash, &FlowKey::of(facts, scope), rows);
+        }
+    }
+
+    /// Files the copy of an entry that another worker's [`copy`](Tracker::copy) made for these facts; false if it is none, or
+    /// if there is no room. For those who explain.
+    pub fn adopt(&mut self, facts: &Meta, rows: &[Row]) -> bool {
+        fn adopt<E: Entry>(table: &mut Table<E>, hash: u32, rows: &[Row]) -> bool {
+            let bytes: &[u8] = bytemuck::cast_slice(rows);
+            if bytes.len() != size_of::<E>() {
+                return false;
+            }
+            let entry: E = bytemuck::pod_read_unaligned(bytes);
+            table.insert(*entry.key(), Body { hash, ..*entry.body() }, |_| ()).is_ok()
+        }
+        let hash = steer::hash(facts, self.key);
+        match facts.has(flag::IPV4) {
+            true => adopt(&mut self.tables.v4, hash, rows),
+            false => adopt(&mut self.tables.v6, hash, rows),
+        }
     }
 
     /// Finds the flows of all live packets. Those that have one are replayed or dropped; the rest are `batch.fresh`.
