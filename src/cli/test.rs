@@ -8,7 +8,7 @@ use serde_json::json;
 use super::check::examine;
 use super::report::Refusal;
 use super::{FINDINGS, table};
-use crate::policy::{self, Outcomes};
+use crate::policy::{self, Outcome};
 
 /// Run the policy tests of a configuration file: no root, no NIC.
 #[derive(Args, Debug)]
@@ -36,12 +36,12 @@ impl Test {
         } else {
             print!("{}", report(&self.config, &outcomes));
         }
-        if outcomes.iter().all(Outcomes::is_good) { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) }
+        if outcomes.iter().all(Outcome::is_good) { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) }
     }
 }
 
 /// The tests as a table, those that do not hold with what is the case instead.
-fn report(path: &str, outcomes: &[Outcomes]) -> String {
+fn report(path: &str, outcomes: &[Outcome]) -> String {
     if outcomes.is_empty() {
         return format!("{path} has no [[test]]\n");
     }
@@ -51,7 +51,7 @@ fn report(path: &str, outcomes: &[Outcomes]) -> String {
         vec![outcome.result.into(), outcome.test.clone(), place, outcome.expected.clone(), got]
     });
     let mut out = table::render(&["result", "test", "place", "expected", "got"], rows, &[]);
-    let bad: Vec<&Outcomes> = outcomes.iter().filter(|outcome| !outcome.is_good()).collect();
+    let bad: Vec<&Outcome> = outcomes.iter().filter(|outcome| !outcome.is_good()).collect();
     let packets = bad.iter().filter_map(|outcome| outcome.packet.as_ref());
     for packet in packets {
         out += &format!("\nflowgate explain {path} '{packet}'");

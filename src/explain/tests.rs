@@ -230,3 +230,77 @@ proptest! {
         prop_assert_eq!(together, apart);
     }
 }
+
+const TRACKED: &str = "[pipeline]\nstages = ['guard', 'conntrack', 'cross', 'acl']\n[cross]\nwire = [{ ports = ['lan', 'wan'] }]\n";
+
+#[test]
+fn connection_tracking_says_what_it_knows() {
+    let toml = format!("{TRACKED}{RULES}");
+    let (explainer, mut datapath) = (explainer(&toml), Bench::new(&toml));
+    let decisions = |told: &Value| {
+        let steps = told["stages"].as_array().expect("a list").iter();
+        steps.map(|step| format!("{} {}", step["stage"].as_str().unwrap_or(""), step["decision"].as_str().unwrap_or(""))).collect::<Vec<_>>()
+    };
+    let told = ask(&explainer, "tcp 10.0.0.5:40000 > 192.0.2.7:443 in lan");
+    assert_eq!(decisions(&told), ["guard passes", "conntrack fresh", "cross leads", "acl allows", "conntrack begins"]);
+    let told = ask(&explainer, "tcp 192.0.2.7:443 > 10.0.0.5:40000 syn ack 1 in wan");
+    assert_eq!(decisions(&told), ["guard passes", "conntrack fresh", "cross leads", "acl denies"]);
+
+    // The same answer, once the running process knows the flow.
+    let (port, syn) = explainer.read("tcp 10.0.0.5:40000 > 192.0.2.7:443 in lan").expect("good");
+    assert_eq!((port, datapath.push("lan", &syn).reason()), (0, "sent"));
+    let (port, answer) = explainer.read("tcp 192.0.2.7:443 > 10.0.0.5:40000 syn ack 1 in wan").expect("good");
+    let flow = copied(&datapath, &explainer, port, &answer);
+    let told = explainer.json(&explainer.explain(port, &answer, datapath.now, &flow));
+    assert_eq!(decisions(&told), ["guard passes", "conntrack replays"]);
+    assert_eq!((&told["verdict"]["out"], &told["not_asked"]), (&json!("lan"), &json!(["cross", "acl"])));
+    assert!(text(&told).contains("conntrack  knows its flow, admitted by rule \"out\" (bench.toml:18)\n"), "{}", text(&told));
+}
+
+/// The entry that the datapath has for a frame's flow.
+fn copied(datapath: &Bench, explainer: &Explainer, port: u8, frame: &[u8]) -> Vec<Row> {
+    let mut rows = Vec::with_capacity(4);
+    if let (Some(facts), Some(tracker)) = (explainer.flow_of(port, frame), datapath.tracker()) {
+        tracker.copy(&facts, &mut rows);
+    }
+    rows
+}
+
+/// A packet of one of a few conversations, most of them plausible.
+fn conversing() -> impl Strategy<Value = (bool, String)> {
+    let tcp = (
+        prop::sample::select(vec!["syn", "syn ack 1", "ack 1", "psh ack 1", "fin ack 1", "rst", "rst ack 1", "ack 2", "none"]),
+        0u32..3,
+        0u16..2,
+        0u8..3,
+    )
+        .prop_map(|(flags, sequence, len, host)| (host, format!("tcp|:40000|:443|{flags} seq {sequence} len {len}")));
+    let others = prop::sample::select(vec![
+        "udp|:5000|:53|", "udp|:5000|:23|", "icmp|||echo id 7", "icmp|||echo-reply id 7", "icmp|||destination-unreachable/1", "gre|||", "sctp|:5|:6|",
+    ]);
+    (any::<bool>(), prop_oneof![3 => tcp, 2 => (0u8..3, others.prop_map(str::to_owned))]).prop_map(|(back, (host, words))| {
+        let parts: Vec<&str> = words.split('|').collect();
+        let (here, there) = (format!("10.0.0.{host}{}", parts[1]), format!("192.0.2.7{}", parts[2]));
+        let (from, to, port) = if back { (there, here, "wan") } else { (here, there, "lan") };
+        (back, format!("{} {from} > {to} {} in {port}", parts[0], parts[3]))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// With the flow that the datapath knows, explain says of every packet of a conversation what the datapath then does.
+    #[test]
+    fn explain_with_flows_and_the_datapath_never_differ(packets in prop::collection::vec(conversing(), 1..40)) {
+        let toml = format!("{TRACKED}{RULES}");
+        let (explainer, mut datapath) = (explainer(&toml), Bench::new(&toml));
+        for (back, text) in packets {
+            let (port, bytes) = explainer.read(&text).unwrap_or_else(|error| panic!("{}", error.shown(&text)));
+            let flow = copied(&datapath, &explainer, port, &bytes);
+            let told = explainer.explain(port, &bytes, datapath.now, &flow);
+            let pushed = datapath.push(if back { "wan" } else { "lan" }, &bytes);
+            prop_assert_eq!(end(&explainer, &told), (pushed.reason().to_owned(), pushed.rule().to_owned()), "{}", text);
+            prop_assert_eq!(told.steps.iter().any(|step| step.decision == Decision::Replayed) && flow.is_empty(), false);
+        }
+    }
+}

@@ -22,7 +22,7 @@ use crate::stage::classes::Prefix;
 use crate::stage::ingress::Ports;
 use crate::stage::pipeline::Blueprint;
 use crate::stage::{Plan, Rule, Stage};
-use crate::verdict::Outcome;
+use crate::verdict;
 use crate::wire::protocol;
 
 crate::choice! {
@@ -86,7 +86,7 @@ pub fn check(tests: &[Test], names: &Names, mistakes: &mut Mistakes) {
 
 /// How a test ended.
 #[derive(Clone, Debug, Serialize)]
-pub struct Outcomes {
+pub struct Outcome {
     /// Its name.
     pub test: String,
     /// Where it is written.
@@ -106,7 +106,7 @@ pub struct Outcomes {
     pub decided_at: Option<Place>,
 }
 
-impl Outcomes {
+impl Outcome {
     /// True if the policy does what the test says.
     pub fn is_good(&self) -> bool {
         self.result == "ok"
@@ -133,7 +133,7 @@ enum Fault {
 
 /// Runs all tests of a config against the pipeline compiled from it. The error lists what the tests name and the pipeline has
 /// not.
-pub fn run(config: &Config, blueprint: &Blueprint) -> Result<Vec<Outcomes>, Vec<Mistake>> {
+pub fn run(config: &Config, blueprint: &Blueprint) -> Result<Vec<Outcome>, Vec<Mistake>> {
     let mut mistakes = Mistakes::default();
     let known: BTreeSet<&str> = blueprint.rules.all().iter().map(|rule| rule.name.as_str()).collect();
     for (number, test) in config.tests.iter().enumerate() {
@@ -157,8 +157,8 @@ pub fn findings(config: &Config, blueprint: &Blueprint) -> Vec<Mistake> {
         Ok(outcomes) => outcomes,
         Err(mistakes) => return mistakes,
     };
-    let mistake = |(number, outcome): (usize, &Outcomes)| {
-        let Outcomes { test, expected, got, packet, .. } = outcome;
+    let mistake = |(number, outcome): (usize, &Outcome)| {
+        let Outcome { test, expected, got, packet, .. } = outcome;
         let got = got.as_deref().unwrap_or_default();
         let message = format!("{test:?} {}: expected {expected}, {got}", outcome.result);
         let help = packet.as_ref().map(|packet| format!("flowgate explain {} '{packet}'", config.source.path()));
@@ -187,7 +187,7 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    fn test(&self, test: &Test) -> Outcomes {
+    fn test(&self, test: &Test) -> Outcome {
         let fault = test.packet.iter().find_map(|packet| self.hold(test, packet).err());
         let mut expected = test.expect.word().to_owned();
         if let Some(rule) = &test.rule {
@@ -201,7 +201,7 @@ impl Bench<'_> {
             Some(Fault::Packet(packet, got, rule)) => ("failed", Some(got), Some(packet), rule),
             Some(Fault::Undecided(why)) => ("undecided", Some(why), None, None),
         };
-        Outcomes {
+        Outcome {
             test: test.name.value.clone(),
             place: test.name.place.clone(),
             result,
@@ -239,8 +239,8 @@ impl Bench<'_> {
         let explanation = self.explainer.explain(port, bytes, 1, &[]);
         let rule = self.blueprint.rules.slot(explanation.facts.rule);
         let (sent, reason) = match explanation.end {
-            End::Known(Outcome::Sent) => (true, String::new()),
-            End::Known(Outcome::Dropped(reason)) => (false, self.blueprint.layout.reason_name(reason)),
+            End::Known(verdict::Outcome::Sent) => (true, String::new()),
+            End::Known(verdict::Outcome::Dropped(reason)) => (false, self.blueprint.layout.reason_name(reason)),
             End::Kept => (false, "kept".into()),
         };
         let verdict = verdict(rule, sent);

@@ -191,6 +191,11 @@ impl Bench {
         self.worker.pipeline().tracker().map(Tracker::tables)
     }
 
+    /// The flows it knows, if connections are tracked.
+    pub fn tracker(&self) -> Option<&Tracker> {
+        self.worker.pipeline().tracker()
+    }
+
     /// The compiled pipeline.
     pub fn blueprint(&self) -> &Blueprint {
         &self.blueprint
