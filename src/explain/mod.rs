@@ -96,6 +96,8 @@ pub struct Explanation {
     pub end: End,
     /// The facts of its end.
     pub facts: Meta,
+    /// What its sender is told, in a few words, and the port that leaves by.
+    pub answer: Option<(String, u8)>,
     /// In a few words.
     summary: String,
     headers: Vec<(&'static str, Map<String, Value>)>,
@@ -111,6 +113,7 @@ struct Recorder {
     live: bool,
     action: Option<Action>,
     end: Option<(Outcome, Meta)>,
+    answer: Option<(String, u8)>,
 }
 
 impl Recorder {
@@ -187,8 +190,12 @@ impl Witness for Recorder {
 impl Observer for Recorder {
     const LISTENS: bool = true;
 
-    fn sent(&mut self, _frame: &Frame, meta: &Meta) {
-        self.end = Some((Outcome::Sent, meta.clone()));
+    fn sent(&mut self, frame: &Frame, meta: &Meta) {
+        // What is sent behind its end is the answer to it, in its buffer.
+        match self.end {
+            None => self.end = Some((Outcome::Sent, meta.clone())),
+            Some(_) => self.answer = Some((summary(frame, &Meta::UNKNOWN), meta.out)),
+        }
     }
 
     fn dropped(&mut self, _frame: &Frame, meta: &Meta, reason: Reason) {
@@ -242,14 +249,14 @@ impl Explainer {
         worker.turn(now);
         // What was sent goes back to its heap, which could not be freed otherwise.
         (0..self.mtus.len()).for_each(|port| while worker.io().pull(port as u8, |_| ()).is_some() {});
-        let Recorder { steps, end, .. } = std::mem::take(worker.observer());
+        let Recorder { steps, end, answer, .. } = std::mem::take(worker.observer());
         let (end, mut facts) = end.map_or((End::Kept, Meta::UNKNOWN), |(outcome, facts)| (End::Known(outcome), facts));
         facts.port = port;
         let mut heap = Heap::new(1, bytes.len());
         let whole = heap.frame(bytes).expect("a heap for this frame");
         let (headers, summary) = (headers(&whole, &self.blueprint.layout), summary(&whole, &Meta::UNKNOWN));
         heap.give_back(whole);
-        Explanation { steps, end, facts, summary, headers, time: now, length: bytes.len() as u32 }
+        Explanation { steps, end, facts, answer, summary, headers, time: now, length: bytes.len() as u32 }
     }
 
     /// The facts by which a frame's flow is found; `None` if it belongs to none.
@@ -356,6 +363,9 @@ impl Explainer {
             "stages": steps.collect::<Vec<_>>(),
             "not_asked": missed.collect::<Vec<_>>(),
             "verdict": verdict,
+            "answer": explanation.answer.as_ref().map(|(packet, out)| {
+                json!({ "packet": packet, "out": self.names.ports.get(usize::from(*out)).map(|port| &port.name) })
+            }),
         })
     }
 }
@@ -496,6 +506,10 @@ pub fn text(value: &Value) -> String {
             format!("dropped, {stage}.{}{}", word(&verdict["reason"]), place(verdict))
         }
         other => other.to_owned(),
+    };
+    let said = match value["answer"]["packet"].as_str() {
+        Some(answer) => format!("{said}; answered by {}: {answer}", word(&value["answer"]["out"])),
+        None => said,
     };
     let widest = rows.iter().map(|(name, _)| name.chars().count()).chain([7]).max().unwrap_or(7);
     let mut out = String::new();

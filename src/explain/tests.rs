@@ -241,15 +241,20 @@ fn connection_tracking_says_what_it_knows() {
         let steps = told["stages"].as_array().expect("a list").iter();
         steps.map(|step| format!("{} {}", step["stage"].as_str().unwrap_or(""), step["decision"].as_str().unwrap_or(""))).collect::<Vec<_>>()
     };
-    let told = ask(&explainer, "tcp 10.0.0.5:40000 > 192.0.2.7:443 in lan");
-    assert_eq!(decisions(&told), ["guard passes", "conntrack fresh", "cross leads", "acl allows", "conntrack begins"]);
-    let told = ask(&explainer, "tcp 192.0.2.7:443 > 10.0.0.5:40000 syn ack 1 in wan");
+    let told = ask(&explainer, "udp 10.0.0.5:40000 > 192.0.2.7:443 in lan");
+    assert_eq!(
+        decisions(&told),
+        ["guard passes", "conntrack fresh", "cross leads", "acl allows", "conntrack begins"],
+        "{}",
+        text(&told)
+    );
+    let told = ask(&explainer, "udp 192.0.2.7:443 > 10.0.0.5:40000 in wan");
     assert_eq!(decisions(&told), ["guard passes", "conntrack fresh", "cross leads", "acl denies"]);
 
     // The same answer, once the running process knows the flow.
-    let (port, syn) = explainer.read("tcp 10.0.0.5:40000 > 192.0.2.7:443 in lan").expect("good");
-    assert_eq!((port, datapath.push("lan", &syn).reason()), (0, "sent"));
-    let (port, answer) = explainer.read("tcp 192.0.2.7:443 > 10.0.0.5:40000 syn ack 1 in wan").expect("good");
+    let (port, first) = explainer.read("udp 10.0.0.5:40000 > 192.0.2.7:443 in lan").expect("good");
+    assert_eq!((port, datapath.push("lan", &first).reason()), (0, "sent"));
+    let (port, answer) = explainer.read("udp 192.0.2.7:443 > 10.0.0.5:40000 in wan").expect("good");
     let flow = copied(&datapath, &explainer, port, &answer);
     let told = explainer.json(&explainer.explain(port, &answer, datapath.now, &flow));
     assert_eq!(decisions(&told), ["guard passes", "conntrack replays"]);

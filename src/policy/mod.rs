@@ -380,20 +380,24 @@ impl Bench<'_> {
         let set = |dimension: usize| range.sets[dimension].as_slice();
         let number = pick(set(dimension::PROTOCOL), &[6, 17, if range.v6 { 58 } else { 1 }]) as u8;
         let shows = range.transport && WITH_PORTS.contains(&number);
-        let endpoint = |addresses: &[Span], ports: Option<u128>, likely: [&str; 2]| {
-            let address = address(pick(addresses, &likely.map(bits_of)), range.v6);
+        let endpoint = |address: u128, ports: Option<u128>| {
+            let address = address_of(address, range.v6);
             let ports = ports.map(|port| port as u16..=port as u16);
             Endpoint { addresses: address.to_string(), address: Some(address), ports, at: Offset(0) }
         };
-        let likely = if range.v6 { ["2001:db8::5", "2001:db8:1::7"] } else { ["198.51.100.5", "10.0.0.5"] };
+        let likely = if range.v6 { ["2001:db8::5", "2001:db8::7"] } else { ["198.51.100.5", "10.0.0.5"] }.map(bits_of);
+        let source = pick(set(dimension::SOURCE), &likely);
+        // Not the same: a packet to its own source is odd for other reasons.
+        let others: Vec<u128> = likely.into_iter().rev().filter(|address| *address != source).collect();
+        let destination = pick(set(dimension::DESTINATION), &others);
         let sport = shows.then(|| pick(set(dimension::SPORT), &[40000]));
         let dport = shows.then(|| pick(set(dimension::DPORT), &[443]));
         let is_icmp = range.transport && !shows;
         let vlan = pick(set(dimension::VLAN), &[acl::UNTAGGED.into()]) as u16;
         let notation = Notation {
             protocol: Some(number),
-            source: endpoint(set(dimension::SOURCE), sport, likely),
-            destination: endpoint(set(dimension::DESTINATION), dport, [likely[1], likely[0]]),
+            source: endpoint(source, sport),
+            destination: endpoint(destination, dport),
             flags: None,
             sequence: None,
             acknowledgment: None,
@@ -440,7 +444,7 @@ fn bits_of(text: &str) -> u128 {
     }
 }
 
-fn address(bits: u128, v6: bool) -> IpAddr {
+fn address_of(bits: u128, v6: bool) -> IpAddr {
     if v6 { Ipv6Addr::from_bits(bits).into() } else { Ipv4Addr::from_bits((bits >> 96) as u32).into() }
 }
 

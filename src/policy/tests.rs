@@ -53,7 +53,7 @@ fn single_packets() {
     );
     fails(
         "packet = 'tcp 10.0.0.5 > 192.0.2.7:443 in lan'\nexpect = 'deny'",
-        "allow by rule \"out\" (policy.toml:25), leaving by wan, for tcp 10.0.0.5 > 192.0.2.7:443 in lan",
+        "allow by rule \"out\" (policy.toml:26), leaving by wan, for tcp 10.0.0.5 > 192.0.2.7:443 in lan",
     );
     fails(
         "packet = 'tcp 10.0.0.5 > 192.0.2.7:23 in lan'\nexpect = 'deny'\nrule = 'out'",
@@ -61,7 +61,7 @@ fn single_packets() {
     );
     fails(
         "packet = 'tcp 10.0.0.5 > 192.0.2.7:443 in lan'\nexpect = 'allow'\nout = 'lan'",
-        "allow by rule \"out\" (policy.toml:25), leaving by wan, for tcp 10.0.0.5 > 192.0.2.7:443 in lan",
+        "allow by rule \"out\" (policy.toml:26), leaving by wan, for tcp 10.0.0.5 > 192.0.2.7:443 in lan",
     );
 }
 
