@@ -63,7 +63,8 @@ fn a_packet_comes_out_of_a_capture() {
     }
     capture.finish().expect("written");
     let file = file.display().to_string();
-    let explain = |more: &[&str]| flowgate(&[&["explain", "config/demo.toml", "--json", "--pcap", &file], more].concat());
+    let explain =
+        |more: &[&str]| flowgate(&[&["explain", "config/demo.toml", "--json", "--pcap", &file], more].concat());
     for (number, verdict) in [("1", "sent"), ("2", "dropped")] {
         let output = explain(&["--packet", number, "--in", "lan"]);
         let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");

@@ -81,9 +81,13 @@ pub const SECTIONS: &[(&str, &str, &[Key])] = &[
     ("[pipeline]", "What happens to packets.", Pipeline::KEYS),
     ("[control]", "How the running process is asked, and what it prints.", Control::KEYS),
     ("[eal]", "DPDK's own arguments.", Eal::KEYS),
-    ("[[test]]", "What the policy is meant to do: `flowgate test` and `check` say whether it does, and `run` starts nothing \
+    (
+        "[[test]]",
+        "What the policy is meant to do: `flowgate test` and `check` say whether it does, and `run` starts nothing \
                   that does not. A test of one packet takes it through the whole pipeline, as `explain` does; a test of a range \
-                  of packets is decided exactly, for all of them, on the rules of `acl` alone.", Test::KEYS),
+                  of packets is decided exactly, for all of them, on the rules of `acl` alone.",
+        Test::KEYS,
+    ),
 ];
 
 /// Where the running process answers unless the file says otherwise.
@@ -206,7 +210,18 @@ fn read_root(mut root: Table<'_>, reader: &mut Reader<'_>) -> Config {
     let tests = root.key::<Vec<Test>>("test", Some(Vec::new), reader).unwrap_or_default();
     policy::check(&tests, &names, reader.mistakes);
     root.finish(reader);
-    Config { source: reader.source.clone(), worker, memory, ports, names, pipeline, pipeline_place, control, eal, tests }
+    Config {
+        source: reader.source.clone(),
+        worker,
+        memory,
+        ports,
+        names,
+        pipeline,
+        pipeline_place,
+        control,
+        eal,
+        tests,
+    }
 }
 
 /// Reads a table that may be left out, or that could not be read: either gives its defaults.

@@ -271,7 +271,9 @@ impl Notation {
             let none = match self.protocol {
                 _ if side.ports.is_none() => continue,
                 Some(number) if WITH_PORTS.contains(&number) && !self.fragment => continue,
-                Some(number) if WITH_PORTS.contains(&number) => "a fragment that continues a packet shows no ports".into(),
+                Some(number) if WITH_PORTS.contains(&number) => {
+                    "a fragment that continues a packet shows no ports".into()
+                }
                 Some(number) => format!("{} has no ports", protocol_name(number)),
                 None => "ports need a protocol that has them, such as \"tcp\"".to_owned(),
             };
@@ -372,7 +374,8 @@ fn protocol_number(at: usize, name: &str) -> Result<Option<u8>, Error> {
     if name == "any" {
         return Ok(None);
     }
-    if let Some((_, number)) = PROTOCOLS.iter().chain(&[("icmp6", protocol::ICMPV6)]).find(|(known, _)| *known == name) {
+    if let Some((_, number)) = PROTOCOLS.iter().chain(&[("icmp6", protocol::ICMPV6)]).find(|(known, _)| *known == name)
+    {
         return Ok(Some(*number));
     }
     if let Some(number) = name.strip_prefix("proto/").and_then(|number| number.parse().ok()) {
@@ -410,7 +413,9 @@ fn endpoint((at, text): (usize, &str)) -> Result<Endpoint, Error> {
     let ports = match rest.strip_prefix(':') {
         Some(ports) => Some(port_range(ports_at + 1, ports)?),
         None if rest.is_empty() => None,
-        None => return Err(Error::new(ports_at, format!("expected \":\" and a port behind the bracket, found {rest:?}"))),
+        None => {
+            return Err(Error::new(ports_at, format!("expected \":\" and a port behind the bracket, found {rest:?}")));
+        }
     };
     let named = addresses == "any" || addresses.starts_with('@');
     if !named {
@@ -432,7 +437,9 @@ fn port_range(at: usize, text: &str) -> Result<RangeInclusive<u16>, Error> {
             let help = Some(format!("did you mean \"{last}-{first}\"?"));
             Err(Error { at, message: format!("the range of ports {text:?} ends before it begins"), help })
         }
-        _ => Err(Error::new(at, format!("expected a port from 0 to 65535, a range of them or \"any\", found {text:?}"))),
+        _ => {
+            Err(Error::new(at, format!("expected a port from 0 to 65535, a range of them or \"any\", found {text:?}")))
+        }
     }
 }
 
@@ -615,17 +622,15 @@ mod tests {
     fn endpoint_of(family: bool, ports: bool) -> impl Strategy<Value = Endpoint> {
         let v4 = prop_oneof![
             any::<u32>().prop_map(|a| std::net::Ipv4Addr::from(a).to_string()),
-            (any::<u32>(), 0u8..=32).prop_map(|(a, len)| {
-                ipnet::Ipv4Net::new(a.into(), len).expect("a length").trunc().to_string()
-            }),
+            (any::<u32>(), 0u8..=32)
+                .prop_map(|(a, len)| { ipnet::Ipv4Net::new(a.into(), len).expect("a length").trunc().to_string() }),
             Just("any".to_owned()),
             Just("@office".to_owned()),
         ];
         let v6 = prop_oneof![
             any::<u128>().prop_map(|a| std::net::Ipv6Addr::from(a).to_string()),
-            (any::<u128>(), 0u8..=128).prop_map(|(a, len)| {
-                ipnet::Ipv6Net::new(a.into(), len).expect("a length").trunc().to_string()
-            }),
+            (any::<u128>(), 0u8..=128)
+                .prop_map(|(a, len)| { ipnet::Ipv6Net::new(a.into(), len).expect("a length").trunc().to_string() }),
         ];
         let range = (any::<u16>(), any::<u16>()).prop_map(|(a, b)| a.min(b)..=a.max(b));
         let port = prop_oneof![any::<u16>().prop_map(|port| port..=port), range, Just(0..=u16::MAX)];

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::config::Config;
 use crate::explain::Explainer;
 use crate::packet::Meta;
-use crate::stage::{Plan, Row};
 use crate::stage::pipeline::Blueprint;
+use crate::stage::{Plan, Row};
 use crate::stats::{Published, Sheet};
 use crate::worker::{Ask, Mailbox};
 
@@ -207,7 +207,9 @@ fn ask_worker(mailbox: &Mailbox, ask: Ask, patience: Duration) -> Option<Box<Ask
     while since.elapsed() < patience {
         match mailbox.answers.pop() {
             // The answer moves the cursor on, so an answer to an abandoned question is told by its stage and a cursor behind.
-            Some(answer) if answer.stage == stage && answer.flow == flow && answer.cursor >= cursor => return Some(answer),
+            Some(answer) if answer.stage == stage && answer.flow == flow && answer.cursor >= cursor => {
+                return Some(answer);
+            }
             _ => std::thread::sleep(Duration::from_micros(200)),
         }
     }

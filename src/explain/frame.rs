@@ -53,7 +53,8 @@ pub fn frame(notation: &Notation) -> Option<Vec<u8>> {
             let (kind, code) = notation.icmp_or_echo()?;
             let v4 = from.is_ipv4();
             if if v4 { icmpv4::is_error(kind) } else { icmpv6::is_error(kind) } {
-                let about = Packet::udp(&SocketAddr::new(to, dport).to_string(), &SocketAddr::new(from, sport).to_string());
+                let about =
+                    Packet::udp(&SocketAddr::new(to, dport).to_string(), &SocketAddr::new(from, sport).to_string());
                 Packet::icmp_error(&source, &destination, kind, code, &about)
             } else {
                 let [i0, i1] = notation.id.unwrap_or(ECHO_ID).to_be_bytes();

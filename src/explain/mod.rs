@@ -372,7 +372,8 @@ impl Explainer {
 
 /// The headers of a frame, outermost first, as far as they make sense.
 fn headers(frame: &Frame, layout: &Layout) -> Vec<(&'static str, Map<String, Value>)> {
-    let fields = |pairs: &[(&str, Value)]| pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    let fields =
+        |pairs: &[(&str, Value)]| pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
     let bytes = frame.bytes();
     let mut meta = Meta::UNKNOWN;
     let walked = walk(frame, Depth::L4, &mut meta);
@@ -475,7 +476,8 @@ pub fn text(value: &Value) -> String {
     rows.push(("in".into(), format!("{}{zone}", word(&value["in"]))));
     for header in list("headers") {
         let fields = header["fields"].as_object().into_iter().flatten();
-        let said: Vec<String> = fields.map(|(name, value)| format!("{} {}", name.replace('_', " "), word(value))).collect();
+        let said: Vec<String> =
+            fields.map(|(name, value)| format!("{} {}", name.replace('_', " "), word(value))).collect();
         rows.push((word(&header["header"]), said.join(", ")));
     }
     let headers = rows.len();

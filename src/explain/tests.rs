@@ -65,10 +65,16 @@ fn every_stage_says_its_part() {
 
     let told = ask(&explainer, "tcp 10.0.0.5:40000 > 192.0.2.7:23 in lan");
     let acl = &told["stages"][2];
-    assert_eq!((&acl["decision"], &acl["rule"], &acl["reason"]), (&json!("denies"), &json!("no telnet"), &json!("denied")));
+    assert_eq!(
+        (&acl["decision"], &acl["rule"], &acl["reason"]),
+        (&json!("denies"), &json!("no telnet"), &json!("denied"))
+    );
     assert_eq!(told["verdict"]["line"], 14);
     let shown = text(&told);
-    assert!(shown.contains("acl       denies it by rule \"no telnet\" (bench.toml:14), denied: A rule denies the packet."), "{shown}");
+    assert!(
+        shown.contains("acl       denies it by rule \"no telnet\" (bench.toml:14), denied: A rule denies the packet."),
+        "{shown}"
+    );
     assert!(shown.ends_with("verdict   dropped, acl.denied by rule \"no telnet\" (bench.toml:14)\n"), "{shown}");
 
     let told = ask(&explainer, "udp 127.0.0.1:5 > 192.0.2.7:23 in lan");
@@ -94,7 +100,10 @@ fn a_stage_behind_the_flow_stages_is_told_in_the_order_of_work() {
 
 #[test]
 fn a_packet_no_stage_can_send_is_dropped_as_the_worker_does() {
-    let toml = format!("{}{STAGES}[acl]\ndefault = 'allow'\n", TWO_PORTS.replace("zone = 'outside'", "zone = 'outside'\nmtu = 600"));
+    let toml = format!(
+        "{}{STAGES}[acl]\ndefault = 'allow'\n",
+        TWO_PORTS.replace("zone = 'outside'", "zone = 'outside'\nmtu = 600")
+    );
     let told = ask(&explainer(&toml), "udp 10.0.0.5 > 192.0.2.7:53 len 1000 in lan");
     assert_eq!(told["verdict"]["reason"], "too-big");
 }
@@ -170,15 +179,16 @@ fn rule() -> impl Strategy<Value = String> {
 }
 
 fn packets() -> impl Strategy<Value = Vec<Vec<u8>>> {
-    let one = (prop::sample::select(samples()), any::<bool>(), prop::option::of((any::<prop::sample::Index>(), any::<u8>())))
-        .prop_map(|(packet, tagged, damage)| {
-            let mut bytes = if tagged { packet.vlan(5).bytes() } else { packet.bytes() };
-            if let Some((at, byte)) = damage {
-                let at = at.index(bytes.len());
-                bytes[at] = byte;
-            }
-            bytes
-        });
+    let one =
+        (prop::sample::select(samples()), any::<bool>(), prop::option::of((any::<prop::sample::Index>(), any::<u8>())))
+            .prop_map(|(packet, tagged, damage)| {
+                let mut bytes = if tagged { packet.vlan(5).bytes() } else { packet.bytes() };
+                if let Some((at, byte)) = damage {
+                    let at = at.index(bytes.len());
+                    bytes[at] = byte;
+                }
+                bytes
+            });
     prop::collection::vec(one, 1..40)
 }
 
@@ -231,7 +241,8 @@ proptest! {
     }
 }
 
-const TRACKED: &str = "[pipeline]\nstages = ['guard', 'conntrack', 'cross', 'acl']\n[cross]\nwire = [{ ports = ['lan', 'wan'] }]\n";
+const TRACKED: &str =
+    "[pipeline]\nstages = ['guard', 'conntrack', 'cross', 'acl']\n[cross]\nwire = [{ ports = ['lan', 'wan'] }]\n";
 
 #[test]
 fn connection_tracking_says_what_it_knows() {
@@ -239,7 +250,9 @@ fn connection_tracking_says_what_it_knows() {
     let (explainer, mut datapath) = (explainer(&toml), Bench::new(&toml));
     let decisions = |told: &Value| {
         let steps = told["stages"].as_array().expect("a list").iter();
-        steps.map(|step| format!("{} {}", step["stage"].as_str().unwrap_or(""), step["decision"].as_str().unwrap_or(""))).collect::<Vec<_>>()
+        steps
+            .map(|step| format!("{} {}", step["stage"].as_str().unwrap_or(""), step["decision"].as_str().unwrap_or("")))
+            .collect::<Vec<_>>()
     };
     let told = ask(&explainer, "udp 10.0.0.5:40000 > 192.0.2.7:443 in lan");
     assert_eq!(
@@ -259,7 +272,11 @@ fn connection_tracking_says_what_it_knows() {
     let told = explainer.json(&explainer.explain(port, &answer, datapath.now, &flow));
     assert_eq!(decisions(&told), ["guard passes", "conntrack replays"]);
     assert_eq!((&told["verdict"]["out"], &told["not_asked"]), (&json!("lan"), &json!(["cross", "acl"])));
-    assert!(text(&told).contains("conntrack  knows its flow, admitted by rule \"out\" (bench.toml:18)\n"), "{}", text(&told));
+    assert!(
+        text(&told).contains("conntrack  knows its flow, admitted by rule \"out\" (bench.toml:18)\n"),
+        "{}",
+        text(&told)
+    );
 }
 
 /// The entry that the datapath has for a frame's flow.
@@ -274,21 +291,39 @@ fn copied(datapath: &Bench, explainer: &Explainer, port: u8, frame: &[u8]) -> Ve
 /// A packet of one of a few conversations, most of them plausible.
 fn conversing() -> impl Strategy<Value = (bool, String)> {
     let tcp = (
-        prop::sample::select(vec!["syn", "syn ack 1", "ack 1", "psh ack 1", "fin ack 1", "rst", "rst ack 1", "ack 2", "none"]),
+        prop::sample::select(vec![
+            "syn",
+            "syn ack 1",
+            "ack 1",
+            "psh ack 1",
+            "fin ack 1",
+            "rst",
+            "rst ack 1",
+            "ack 2",
+            "none",
+        ]),
         0u32..3,
         0u16..2,
         0u8..3,
     )
         .prop_map(|(flags, sequence, len, host)| (host, format!("tcp|:40000|:443|{flags} seq {sequence} len {len}")));
     let others = prop::sample::select(vec![
-        "udp|:5000|:53|", "udp|:5000|:23|", "icmp|||echo id 7", "icmp|||echo-reply id 7", "icmp|||destination-unreachable/1", "gre|||", "sctp|:5|:6|",
+        "udp|:5000|:53|",
+        "udp|:5000|:23|",
+        "icmp|||echo id 7",
+        "icmp|||echo-reply id 7",
+        "icmp|||destination-unreachable/1",
+        "gre|||",
+        "sctp|:5|:6|",
     ]);
-    (any::<bool>(), prop_oneof![3 => tcp, 2 => (0u8..3, others.prop_map(str::to_owned))]).prop_map(|(back, (host, words))| {
-        let parts: Vec<&str> = words.split('|').collect();
-        let (here, there) = (format!("10.0.0.{host}{}", parts[1]), format!("192.0.2.7{}", parts[2]));
-        let (from, to, port) = if back { (there, here, "wan") } else { (here, there, "lan") };
-        (back, format!("{} {from} > {to} {} in {port}", parts[0], parts[3]))
-    })
+    (any::<bool>(), prop_oneof![3 => tcp, 2 => (0u8..3, others.prop_map(str::to_owned))]).prop_map(
+        |(back, (host, words))| {
+            let parts: Vec<&str> = words.split('|').collect();
+            let (here, there) = (format!("10.0.0.{host}{}", parts[1]), format!("192.0.2.7{}", parts[2]));
+            let (from, to, port) = if back { (there, here, "wan") } else { (here, there, "lan") };
+            (back, format!("{} {from} > {to} {} in {port}", parts[0], parts[3]))
+        },
+    )
 }
 
 proptest! {

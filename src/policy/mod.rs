@@ -79,7 +79,11 @@ pub fn check(tests: &[Test], names: &Names, mistakes: &mut Mistakes) {
             mistakes.unknown(&out.place, &format!("test[{number}].out"), "port", out, known);
         }
         if let (Some(except), true) = (test.except.first(), test.packet.iter().all(|packet| packet.is_single())) {
-            mistakes.at(&except.place, &format!("test[{number}].except"), "is for ranges, and this is about single packets");
+            mistakes.at(
+                &except.place,
+                &format!("test[{number}].except"),
+                "is for ranges, and this is about single packets",
+            );
         }
     }
 }
@@ -147,7 +151,8 @@ pub fn run(config: &Config, blueprint: &Blueprint) -> Result<Vec<Outcome>, Vec<M
     if !mistakes.is_empty() {
         return Err(mistakes.into_sorted());
     }
-    let bench = Bench { config, blueprint, explainer: Explainer::new(config, blueprint), walks: walks(config, blueprint) };
+    let bench =
+        Bench { config, blueprint, explainer: Explainer::new(config, blueprint), walks: walks(config, blueprint) };
     Ok(config.tests.iter().map(|test| bench.test(test)).collect())
 }
 
@@ -377,8 +382,8 @@ impl Bench<'_> {
 
     /// A packet of a range, as one would write it.
     fn witness(&self, range: &Range, port: u8) -> String {
-        let set = |dimension: usize| range.sets[dimension].as_slice();
-        let number = pick(set(dimension::PROTOCOL), &[6, 17, if range.v6 { 58 } else { 1 }]) as u8;
+        let set = |dimension: usize| range.sets[dimension].ranges();
+        let number = pick(set(dimension::PROTOCOL), &[6, 17, if range.v6 { 58 } else { 1 }], 1) as u8;
         let shows = range.transport && WITH_PORTS.contains(&number);
         let endpoint = |address: u128, ports: Option<u128>| {
             let address = address_of(address, range.v6);
@@ -386,14 +391,15 @@ impl Bench<'_> {
             Endpoint { addresses: address.to_string(), address: Some(address), ports, at: Offset(0) }
         };
         let likely = if range.v6 { ["2001:db8::5", "2001:db8::7"] } else { ["198.51.100.5", "10.0.0.5"] }.map(bits_of);
-        let source = pick(set(dimension::SOURCE), &likely);
+        let step = if range.v6 { 1 } else { 1 << 96 };
+        let source = pick(set(dimension::SOURCE), &likely, step);
         // Not the same: a packet to its own source is odd for other reasons.
         let others: Vec<u128> = likely.into_iter().rev().filter(|address| *address != source).collect();
-        let destination = pick(set(dimension::DESTINATION), &others);
-        let sport = shows.then(|| pick(set(dimension::SPORT), &[40000]));
-        let dport = shows.then(|| pick(set(dimension::DPORT), &[443]));
+        let destination = pick(set(dimension::DESTINATION), &others, step);
+        let sport = shows.then(|| pick(set(dimension::SPORT), &[40000], 1));
+        let dport = shows.then(|| pick(set(dimension::DPORT), &[443], 1));
         let is_icmp = range.transport && !shows;
-        let vlan = pick(set(dimension::VLAN), &[acl::UNTAGGED.into()]) as u16;
+        let vlan = pick(set(dimension::VLAN), &[acl::UNTAGGED.into()], 1) as u16;
         let notation = Notation {
             protocol: Some(number),
             source: endpoint(source, sport),
@@ -406,11 +412,12 @@ impl Bench<'_> {
             ttl: None,
             icmp: is_icmp.then(|| {
                 let echo = if range.v6 { 128 << 8 } else { 8 << 8 };
-                let [kind, code] = (pick(set(dimension::DPORT), &[echo]) as u16).to_be_bytes();
+                let [kind, code] = (pick(set(dimension::DPORT), &[echo], 1) as u16).to_be_bytes();
                 (kind, Some(code))
             }),
             id: None,
-            fragment: !range.transport && (WITH_PORTS.contains(&number) || number == protocol::ICMP || number == protocol::ICMPV6),
+            fragment: !range.transport
+                && (WITH_PORTS.contains(&number) || number == protocol::ICMP || number == protocol::ICMPV6),
             vlan: (vlan != acl::UNTAGGED).then_some(Tag::Id(vlan)),
             from: self.config.names.ports[usize::from(port)].name.clone(),
             from_at: Offset(0),
@@ -428,10 +435,10 @@ fn verdict(rule: Option<&Rule>, sent: bool) -> Expect {
     }
 }
 
-/// One number of a set that is not empty: a likely one if there is one, else one that is not at its edge.
-fn pick(set: &[Span], likely: &[u128]) -> u128 {
+/// One number of a set that is not empty: a likely one if there is one, else one that is `step` away from its edge if it can be.
+fn pick(set: &[Span], likely: &[u128], step: u128) -> u128 {
     let within = |number: &&u128| set.iter().any(|span| (span.0..=span.1).contains(number));
-    let inner = |span: &Span| if span.0 < span.1 { span.0 + 1 } else { span.0 };
+    let inner = |span: &Span| if span.1 - span.0 >= step { span.0 + step } else { span.0 };
     likely.iter().find(within).copied().or_else(|| set.first().map(inner)).unwrap_or_default()
 }
 

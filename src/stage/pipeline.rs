@@ -337,7 +337,8 @@ impl Pipeline {
                 tracker.replay(batch, &self.adjacencies, cx);
                 witness.found(next, batch);
                 if batch.fresh != 0 {
-                    let mut judged = |at, todo, denied, actions: &_| witness.judged(next + 1 + at, todo, denied, actions);
+                    let mut judged =
+                        |at, todo, denied, actions: &_| witness.judged(next + 1 + at, todo, denied, actions);
                     tracker.admit(batch, &mut self.flow, &mut self.actions, &self.adjacencies, cx, &mut judged);
                     witness.admitted(next, batch);
                 }

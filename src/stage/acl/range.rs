@@ -1,10 +1,10 @@
-//! What the rules say of a whole range of packets, exactly: a first-match walk over sets.
+//! What the rules say of a whole range of packets, exactly: a first-match walk over products of sets.
 //!
 //! A range is a product of sets, one for each thing that rules ask of a packet. The walk takes from it what the first rule
 //! matches, then from what is left what the second matches, and so on; the default decides of the rest. It reads the resolved
-//! rules, not the compiled ones: that both agree is what the tests of the acl and of `policy` are for.
+//! rules, not the compiled ones.
 //!
-//! Owns sets of packets; knows no expectation.
+//! Owns the walk; knows no expectation. What it says is held against the datapath in the tests of `policy`.
 
 use std::ops::ControlFlow;
 
@@ -15,10 +15,9 @@ use crate::wire::{ipv6, protocol};
 
 use super::compile::{Action, Rule};
 use super::matcher::UNTAGGED;
+use super::sets::Set;
+pub use super::sets::{Exhausted, Range as Span};
 use super::{Config, Fallback, PORT_PROTOCOLS, resolve};
-
-/// From the first to the last number, both included.
-pub type Span = (u128, u128);
 
 /// What rules ask of a packet, in the order in which ranges are split.
 pub mod dimension {
@@ -54,8 +53,8 @@ pub struct Range {
     /// They show a transport header whose ports, or type and code, rules can see. Others (later fragments, and protocols
     /// without ports) are in ranges of their own, in which `DPORT` and `SPORT` mean nothing.
     pub transport: bool,
-    /// By [`dimension`], disjoint and sorted.
-    pub sets: [Vec<Span>; COUNT],
+    /// By [`dimension`].
+    pub sets: [Set; COUNT],
 }
 
 /// What a range is of, before it is known to which family and shape it belongs. Empty lists mean anything.
@@ -82,7 +81,7 @@ impl Wanted {
     pub fn ranges(&self) -> Vec<Range> {
         let mut ranges = Vec::new();
         for v6 in [false, true] {
-            let addresses = |of: &[Vec<Prefix>; 2]| merge(of[usize::from(v6)].iter().map(span).collect());
+            let addresses = |of: &[Vec<Prefix>; 2]| Set::of(of[usize::from(v6)].iter().map(span));
             let (source, destination) = (addresses(&self.source), addresses(&self.destination));
             if source.is_empty() || destination.is_empty() {
                 continue;
@@ -90,16 +89,18 @@ impl Wanted {
             let icmp = if v6 { protocol::ICMPV6 } else { protocol::ICMP };
             let shows = |number: u8| PORT_PROTOCOLS.contains(&number) || number == icmp;
             // In IPv6 an extension header's number is never the transport protocol's.
-            let numbers = || (0..=255u8).filter(|n| self.protocol.is_none_or(|only| only == *n) && !(v6 && ipv6::is_extension(*n)));
-            let vlan = vec![self.vlan.map_or(VLANS, |id| (id.into(), id.into()))];
-            let mut add = |transport: bool, protocols: Vec<Span>, ports: [Span; 2]| {
+            let numbers = || {
+                (0..=255u8).filter(|n| self.protocol.is_none_or(|only| only == *n) && !(v6 && ipv6::is_extension(*n)))
+            };
+            let vlan = Set::of([self.vlan.map_or(VLANS, |id| (id.into(), id.into()))]);
+            let mut add = |transport: bool, protocols: Set, ports: [Span; 2]| {
                 if !protocols.is_empty() {
-                    let [sport, dport] = ports.map(|span| vec![span]);
+                    let [sport, dport] = ports.map(|span| Set::of([span]));
                     let sets = [protocols, dport, destination.clone(), source.clone(), sport, vlan.clone()];
                     ranges.push(Range { v6, transport, sets });
                 }
             };
-            let spans = |numbers: &mut dyn Iterator<Item = u8>| merge(numbers.map(|n| (n.into(), n.into())).collect());
+            let spans = |numbers: &mut dyn Iterator<Item = u8>| Set::of(numbers.map(|n| (n.into(), n.into())));
             if self.fragment != Some(true) {
                 let ports = [self.sport.unwrap_or(PORTS), self.dport.unwrap_or(PORTS)];
                 add(true, spans(&mut numbers().filter(|n| shows(*n))), ports);
@@ -117,47 +118,6 @@ fn span((bits, len): &Prefix) -> Span {
     (*bits, bits | !prefix_mask(*len))
 }
 
-/// Sorted and disjoint, neighbors made one.
-fn merge(mut spans: Vec<Span>) -> Vec<Span> {
-    spans.sort_unstable();
-    let mut merged: Vec<Span> = Vec::with_capacity(spans.len());
-    for (first, last) in spans {
-        match merged.last_mut() {
-            Some(before) if first <= before.1.saturating_add(1) => before.1 = before.1.max(last),
-            _ => merged.push((first, last)),
-        }
-    }
-    merged
-}
-
-/// Those that do not end before `number`.
-fn behind(set: &[Span], number: u128) -> &[Span] {
-    &set[set.partition_point(|span| span.1 < number)..]
-}
-
-fn and(a: &[Span], b: &[Span]) -> Vec<Span> {
-    let (few, many) = if a.len() <= b.len() { (a, b) } else { (b, a) };
-    let mut common = Vec::new();
-    for (first, last) in few {
-        let met = behind(many, *first).iter().take_while(|span| span.0 <= *last);
-        common.extend(met.map(|span| (span.0.max(*first), span.1.min(*last))));
-    }
-    common
-}
-
-fn minus(a: &[Span], b: &[Span]) -> Vec<Span> {
-    let mut left = Vec::new();
-    for (first, last) in a {
-        let mut next = Some(*first);
-        for hole in behind(b, *first).iter().take_while(|hole| hole.0 <= *last) {
-            left.extend(next.filter(|next| *next < hole.0).map(|next| (next, hole.0 - 1)));
-            next = hole.1.checked_add(1);
-        }
-        left.extend(next.filter(|next| next <= last).map(|next| (next, *last)));
-    }
-    left
-}
-
 /// What a rule matches for one of its services.
 #[derive(Debug)]
 struct Term {
@@ -165,16 +125,16 @@ struct Term {
     /// It asks for ports, or for type and code.
     transport_only: bool,
     /// Source and destination addresses, by family.
-    addresses: [[Vec<Span>; 2]; 2],
-    protocol: Vec<Span>,
-    sport: Vec<Span>,
-    dport: Vec<Span>,
-    vlan: Vec<Span>,
+    addresses: [[Set; 2]; 2],
+    protocol: Set,
+    sport: Set,
+    dport: Set,
+    vlan: Set,
 }
 
 impl Term {
     /// The set of a dimension, for packets of a range.
-    fn set(&self, dimension: usize, range: &Range) -> &[Span] {
+    fn set(&self, dimension: usize, range: &Range) -> &Set {
         let [source, destination] = &self.addresses[usize::from(range.v6)];
         match dimension {
             PROTOCOL => &self.protocol,
@@ -204,10 +164,6 @@ pub struct Decided {
     pub allows: bool,
 }
 
-/// The work allowed was not enough.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exhausted;
-
 impl Walk {
     /// The rules of a config whose pipeline was compiled.
     pub fn new(config: &Config, names: &Names) -> Walk {
@@ -229,7 +185,8 @@ impl Walk {
         let deciding = |rule: &&(usize, &Rule)| {
             rule.1.action != Action::Count && rule.1.from.contains(from) && rule.1.to.contains(out)
         };
-        let terms: Vec<Term> = self.rules.iter().enumerate().filter(|r| deciding(&r)).flat_map(|(at, r)| terms(at, r)).collect();
+        let terms: Vec<Term> =
+            self.rules.iter().enumerate().filter(|r| deciding(&r)).flat_map(|(at, r)| terms(at, r)).collect();
         let mut open = vec![(range, 0)];
         'parts: while let Some((range, first)) = open.pop() {
             for (at, term) in terms.iter().enumerate().skip(first) {
@@ -237,18 +194,17 @@ impl Walk {
                 if term.transport_only && !range.transport {
                     continue;
                 }
-                let mut common: [Vec<Span>; COUNT] = Default::default();
-                let met = (0..COUNT).all(|d| {
-                    // Without a transport header there are no ports to compare.
-                    let blind = !range.transport && matches!(d, DPORT | SPORT);
-                    common[d] = if blind { range.sets[d].clone() } else { and(&range.sets[d], term.set(d, &range)) };
-                    !common[d].is_empty()
-                });
-                if !met {
+                // Without a transport header there are no ports to compare.
+                let compared = |d: &usize| range.transport || !matches!(*d, DPORT | SPORT);
+                if !(0..COUNT).filter(compared).all(|d| range.sets[d].overlaps(term.set(d, &range))) {
                     continue;
                 }
-                for d in (0..COUNT).filter(|d| range.transport || !matches!(*d, DPORT | SPORT)) {
-                    let rest = minus(&range.sets[d], term.set(d, &range));
+                let common: [Set; COUNT] = std::array::from_fn(|d| match compared(&d) {
+                    true => range.sets[d].and(term.set(d, &range)),
+                    false => range.sets[d].clone(),
+                });
+                for d in (0..COUNT).filter(compared) {
+                    let rest = range.sets[d].minus(term.set(d, &range));
                     if !rest.is_empty() {
                         let set = |at: usize| match at {
                             at if at < d => common[at].clone(),
@@ -277,21 +233,21 @@ impl Walk {
 /// A rule, service by service.
 fn terms(at: usize, rule: &Rule) -> Vec<Term> {
     let spans = |ranges: &[std::ops::RangeInclusive<u16>], all: Span| match ranges {
-        [] => vec![all],
-        some => merge(some.iter().map(|range| ((*range.start()).into(), (*range.end()).into())).collect()),
+        [] => Set::of([all]),
+        some => Set::of(some.iter().map(|range| ((*range.start()).into(), (*range.end()).into()))),
     };
-    let addresses = |prefixes: &[Prefix]| merge(prefixes.iter().map(span).collect());
+    let set = |prefixes: &[Prefix]| Set::of(prefixes.iter().map(span));
+    let addresses =
+        [[set(&rule.source.v4), set(&rule.destination.v4)], [set(&rule.source.v6), set(&rule.destination.v6)]];
+    let (sport, vlan) = (spans(&rule.source_ports, PORTS), spans(&rule.vlans, VLANS));
     let term = |protocol: Span, transport_only: bool, dport: Span| Term {
         rule: at,
         transport_only,
-        addresses: [
-            [addresses(&rule.source.v4), addresses(&rule.destination.v4)],
-            [addresses(&rule.source.v6), addresses(&rule.destination.v6)],
-        ],
-        protocol: vec![protocol],
-        sport: spans(&rule.source_ports, PORTS),
-        dport: vec![dport],
-        vlan: spans(&rule.vlans, VLANS),
+        addresses: addresses.clone(),
+        protocol: Set::of([protocol]),
+        sport: sport.clone(),
+        dport: Set::of([dport]),
+        vlan: vlan.clone(),
     };
     if rule.services.is_empty() {
         return vec![term(all(256), false, PORTS)];
@@ -307,43 +263,4 @@ fn terms(at: usize, rule: &Rule) -> Vec<Term> {
         }
     };
     rule.services.iter().map(service).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn set() -> impl Strategy<Value = Vec<Span>> {
-        prop::collection::vec((0u128..40, 0u128..6), 0..6)
-            .prop_map(|list| merge(list.into_iter().map(|(first, len)| (first, first + len)).collect()))
-    }
-
-    fn has(set: &[Span], number: u128) -> bool {
-        set.iter().any(|span| (span.0..=span.1).contains(&number))
-    }
-
-    proptest! {
-        #[test]
-        fn sets_are_sets(a in set(), b in set()) {
-            let (common, rest) = (and(&a, &b), minus(&a, &b));
-            for number in 0..50 {
-                prop_assert_eq!(has(&common, number), has(&a, number) && has(&b, number));
-                prop_assert_eq!(has(&rest, number), has(&a, number) && !has(&b, number));
-            }
-            for set in [&common, &rest] {
-                prop_assert!(set.iter().all(|span| span.0 <= span.1) && set.is_sorted());
-            }
-        }
-    }
-
-    #[test]
-    fn the_ends_of_the_numbers() {
-        let everything = [(0, u128::MAX)];
-        assert_eq!(minus(&everything, &everything), []);
-        assert_eq!(minus(&everything, &[(0, 0), (u128::MAX, u128::MAX)]), [(1, u128::MAX - 1)]);
-        assert_eq!(merge(vec![(5, u128::MAX), (0, 4)]), everything);
-        assert_eq!([span(&(0, 0))], everything);
-    }
 }
