@@ -145,7 +145,7 @@ mod tests {
     use crate::io::memory::MemoryIo;
     use crate::packet::Meta;
     use crate::packet::steer::Key;
-    use crate::stage::pipeline::{Blueprint, compile};
+    use crate::stage::pipeline::{Blueprint, Witness, compile};
     use crate::testkit::bench::TWO_PORTS;
     use crate::testkit::packets::Packet;
     use crate::wire::{self, protocol};
@@ -158,6 +158,8 @@ mod tests {
     /// What was sent and dropped, in order.
     #[derive(Default)]
     struct Ends(Vec<(Vec<u8>, Meta, Reason)>);
+
+    impl Witness for Ends {}
 
     impl Observer for Ends {
         const LISTENS: bool = true;
