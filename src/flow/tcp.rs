@@ -629,8 +629,10 @@ fn synchronize(states: &mut States, tcp: &mut Tcp, direction: usize, segment: &S
             }
             tcp.acknowledge(direction, segment, 0);
             states.set(direction, if theirs == SynSent { SynReceived } else { Established });
-            if theirs == SynReceived {
+            if theirs != SynSent {
                 tcp.settle_scale();
+            }
+            if theirs == SynReceived {
                 states.set(direction ^ 1, Established);
             }
         }
@@ -770,3 +772,6 @@ fn by_flags(states: &mut States, direction: usize, segment: &Segment) -> Verdict
     states.set(direction ^ 1, theirs);
     Verdict::Valid(states.class())
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,4 +2,5 @@
 //! so that the crate's own tests, integration tests, benches and fuzz targets use the same.
 
 pub mod bench;
+pub mod conversations;
 pub mod packets;
