@@ -117,7 +117,7 @@ pub struct Work {
 
 impl Work {
     /// A few seconds.
-    pub const DEFAULT: Work = Work { floor: 10_000, each: 10_000_000, all: 300_000_000 };
+    pub const DEFAULT: Work = Work { floor: 5_000, each: 10_000_000, all: 150_000_000 };
 }
 
 /// True if packets of the protocol show what rules ask of transport headers: ports, or a type and a code (of ICMPv4 in IPv4
