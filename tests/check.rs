@@ -73,6 +73,57 @@ fn a_good_file_is_summed_up() {
     assert_eq!(flowgate(&["check", "tests/config/good.toml", "--json"]).stdout, b"[]\n");
 }
 
+/// The rules of `tests/config/lint.toml` that do nothing: (line, kind, witness, lines of the rules involved).
+const LINT: &[(u64, &str, &str, &[u64])] = &[
+    (40, "shadowed", "tcp 10.0.0.1:1024 > 192.0.2.8:22 in lan", &[34]),
+    (47, "redundant", "tcp 10.0.0.1:1024 > 192.0.2.1:443 in lan", &[20, 27]),
+    (54, "never-counts", "tcp 10.0.0.1:1024 > 192.0.2.1:23 in lan", &[34]),
+    (60, "never-matches", "", &[]),
+    (66, "never-matches", "", &[]),
+    (72, "redundant", "udp 10.0.0.1:1024 > 192.0.2.1:53 in lan vlan 100", &[79]),
+    (85, "redundant", "tcp [2001:db8::1]:1024 > [2001:db8:1::1]:1024 in wan", &[]),
+];
+
+#[test]
+fn rules_that_do_nothing_are_warned_of() {
+    let output = flowgate(&["check", "tests/config/lint.toml", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "warnings are no mistakes");
+    let list: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).expect("a list");
+    let lines = |finding: &serde_json::Value| -> Vec<u64> {
+        let involved = finding["involved"].as_array().expect("a list");
+        involved.iter().filter_map(|other| other["line"].as_u64()).collect()
+    };
+    let found: Vec<(u64, &str, &str, Vec<u64>)> = list
+        .iter()
+        .map(|finding| {
+            let text = |key: &str| finding[key].as_str().unwrap_or_default();
+            (finding["line"].as_u64().expect("a line"), text("kind"), text("witness"), lines(finding))
+        })
+        .collect();
+    let expected: Vec<_> =
+        LINT.iter().map(|(at, kind, packet, others)| (*at, *kind, *packet, others.to_vec())).collect();
+    assert_eq!(found, expected);
+    assert_eq!(list[0]["key"], "acl.rule[3]");
+    assert_eq!(list[0]["involved"][0]["rule"], "no remote shells");
+    assert_eq!(flowgate(&["check", "tests/config/lint.toml", "--deny-warnings"]).status.code(), Some(1));
+    assert_eq!(flowgate(&["check", "tests/config/good.toml", "--deny-warnings"]).status.code(), Some(0));
+}
+
+#[test]
+fn warnings_are_shown_with_their_lines() {
+    let output = flowgate(&["check", "tests/config/lint.toml"]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = text(&output.stdout);
+    assert!(text.starts_with("tests/config/lint.toml is good: "), "{text}");
+    let expected = "tests/config/lint.toml:40:1: warning: acl.rule[3] \"shell to the jump host\": shadowed: earlier rules \
+                    decide all it would allow, some of it otherwise, as \"no remote shells\" does\n \
+                    40 | [[acl.rule]]\n    | ^\n    = such as tcp 10.0.0.1:1024 > 192.0.2.8:22 in lan\n    \
+                    = see tests/config/lint.toml:34:1: \"no remote shells\" (deny)\n    \
+                    = move it before them, or remove it\n";
+    assert!(text.contains(expected), "{text}");
+    assert!(text.ends_with("7 warnings in tests/config/lint.toml\n"), "{text}");
+}
+
 #[test]
 fn exit_codes() {
     assert_eq!(flowgate(&["check", "tests/config/none.toml"]).status.code(), Some(3));

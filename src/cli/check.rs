@@ -15,8 +15,8 @@ use crate::stage::pipeline::{self, Blueprint};
 ///
 /// In a file without mistakes, rules of an acl that do nothing are warned of, each with a packet that shows it and the other
 /// rules concerned: shadowed (earlier rules decide all it matches, some of it otherwise), redundant (without it, every packet
-/// is decided alike), never matching, never counting. All rules warned of can be removed together and no packet is decided
-/// otherwise. A rule of which that takes too long to find out is named as undecided. Warnings keep a file from nothing.
+/// is decided alike), never matching, never counting. All rules warned of, or any of them, can be removed, and no packet is
+/// decided otherwise. A rule of which that takes too long to find out is named as undecided. Warnings keep a file from nothing.
 #[derive(Args, Debug)]
 pub struct Check {
     /// The file.

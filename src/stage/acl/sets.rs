@@ -131,12 +131,7 @@ impl Product {
         Product(std::array::from_fn(|at| self.0[at].and(&other.0[at])))
     }
 
-    /// True if a point is in it.
-    pub fn contains(&self, point: &[u128; DIMENSIONS]) -> bool {
-        self.0.iter().zip(point).all(|(set, number)| set.contains(*number))
-    }
-
-    /// The dimensions in which it does not cover `other`, and about how much of `other` it covers where it meets it.
+    /// The dimensions in which it does not cover `other`.
     fn cuts(&self, other: &Product) -> Vec<usize> {
         (0..DIMENSIONS).filter(|at| !self.0[*at].covers(&other.0[*at])).collect()
     }
@@ -350,6 +345,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    impl Product {
+        /// True if a point is in it.
+        fn contains(&self, point: &[u128; DIMENSIONS]) -> bool {
+            self.0.iter().zip(point).all(|(set, number)| set.contains(*number))
+        }
+    }
 
     /// Numbers below 64, as bits and as a set.
     fn set() -> impl Strategy<Value = (u64, Set)> {
