@@ -25,6 +25,7 @@ use crate::io::dpdk::DpdkIo;
 use crate::memory;
 use crate::packet::BATCH;
 use crate::packet::steer::Key;
+use crate::policy;
 use crate::stage::conntrack::Tables;
 use crate::stage::pipeline::{self, Blueprint, follows};
 use crate::stats::Sheet;
@@ -156,6 +157,10 @@ impl Appliance {
         let macs: Vec<_> = probed.iter().map(|port| port.as_ref().ok().map(Port::mac)).collect();
         // What is wrong with the file comes before what is wrong with the machine.
         let blueprint = pipeline::compile(config, workers, &macs).map_err(Failure::Findings)?;
+        let findings = policy::findings(config, &blueprint);
+        if !findings.is_empty() {
+            return Err(Failure::Findings(findings));
+        }
         let ports = probed.into_iter().zip(&config.ports).map(|(port, of)| port.map_err(|error| about(of, &error)));
         let ports: Vec<Port> = ports.collect::<Result<_, _>>()?;
         check_queues(config, workers)?;
@@ -222,8 +227,7 @@ impl Appliance {
         let ports: Vec<Arc<LivePort>> =
             begun.into_iter().zip(&config.ports).map(|(begun, of)| Arc::new(live(begun.port, of))).collect();
         let views_of_ports = ports.iter().map(|port| port.clone() as Arc<dyn PortView>).collect();
-        let path = config.source.path().to_owned();
-        let running_view = Arc::new(Running::new(path, blueprint, views, views_of_ports, links, tsc_hz));
+        let running_view = Arc::new(Running::new(config, blueprint, views, views_of_ports, links, tsc_hz));
         running_view.follow_links();
         let notes = eal.notes().to_vec();
         Ok(Appliance { running: running_view, workers: running, signals, clock, ports, pools, eal, notes })

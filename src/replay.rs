@@ -22,7 +22,7 @@ use crate::io::memory::MemoryIo;
 use crate::packet::frame::Heap;
 use crate::packet::steer::Key;
 use crate::packet::{BATCH, Frame, Meta};
-use crate::stage::pipeline::Blueprint;
+use crate::stage::pipeline::{Blueprint, Witness};
 use crate::stats::{Account, Reason, Sheet};
 use crate::verdict::{Namer, Outcome, Record, summary};
 use crate::worker::{Mailbox, Observer, Setup, Worker};
@@ -75,6 +75,8 @@ impl Listener {
         }
     }
 }
+
+impl Witness for Listener {}
 
 impl Observer for Listener {
     const LISTENS: bool = true;

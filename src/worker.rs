@@ -17,7 +17,7 @@ use crate::packet::reply::reject;
 use crate::packet::steer::{Key, owner, steer};
 use crate::packet::{BATCH, Batch, Frame, Mask, Meta, bits};
 use crate::stage::conntrack::Tables;
-use crate::stage::pipeline::{Blueprint, Pipeline, port_counter};
+use crate::stage::pipeline::{Blueprint, Pipeline, Witness, port_counter};
 use crate::stage::synproxy::Note;
 use crate::stage::{Cx, Depth, Row};
 use crate::stats::{Account, Engine, Published, Reason, Sheet};
@@ -31,7 +31,7 @@ use fragments::Following;
 const TAGS: usize = 8;
 
 /// What is told of every packet's end. The one that is told nothing costs nothing.
-pub trait Observer {
+pub trait Observer: Witness {
     /// False if nobody listens; then the datapath may forward frames unread.
     const LISTENS: bool;
     /// A packet was handed to a port.
@@ -53,6 +53,8 @@ impl Observer for () {
 pub struct Ask {
     /// Position of the stage in the pipeline.
     pub stage: usize,
+    /// A packet whose flow's entry is wanted, instead of a stage's state.
+    pub flow: Option<Meta>,
     /// Where copying goes on.
     pub cursor: usize,
     /// What was copied; it is filled up to the capacity it came with.
@@ -341,7 +343,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
         }
         self.sheet.account(Account::Processed, u64::from(self.batch.live.count_ones()));
         let mut cx = Cx { now, sheet: &mut self.sheet, log: &self.log };
-        self.pipeline.process(&mut self.batch, &mut cx);
+        self.pipeline.process(&mut self.batch, &mut cx, &mut self.observer);
         if self.batch.refused != 0 {
             self.answer();
         }
@@ -579,9 +581,13 @@ impl<I: Io, O: Observer> Worker<I, O> {
         self.pipeline.housekeep(&mut cx);
         self.expire_fragments(now);
         if let Some(mut ask) = mailbox.asks.pop() {
-            ask.done = match self.pipeline.packet_stage(ask.stage) {
-                Some(stage) => stage.snapshot(&mut ask.cursor, &mut ask.rows),
-                None => true,
+            ask.done = match (&ask.flow, self.pipeline.packet_stage(ask.stage)) {
+                (Some(facts), _) => {
+                    self.pipeline.tracker().into_iter().for_each(|tracker| tracker.copy(facts, &mut ask.rows));
+                    true
+                }
+                (None, Some(stage)) => stage.snapshot(&mut ask.cursor, &mut ask.rows),
+                (None, None) => true,
             };
             // Never full: there are no more answers than asks, and as much room for them.
             let _ = mailbox.answers.push(ask);

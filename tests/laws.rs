@@ -173,7 +173,7 @@ fn two_workers_keep_the_laws() {
         }
         for mailbox in &mailboxes {
             for stage in 0..blueprint.stages.len() {
-                let ask = Ask { stage, cursor: 0, rows: Vec::with_capacity(64), done: false };
+                let ask = Ask { stage, flow: None, cursor: 0, rows: Vec::with_capacity(64), done: false };
                 let _ = mailbox.asks.push(Box::new(ask));
             }
         }

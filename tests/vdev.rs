@@ -815,3 +815,36 @@ fn every_example_is_driven() {
         assert!(driven || !name.ends_with(".toml"), "config/{name} is driven by no test");
     }
 }
+
+/// What is asked of the running process is answered with the flows it knows.
+#[test]
+fn explaining_with_the_flows_of_the_running_process() {
+    let (inside, outside) = ("10.0.0.5".parse().expect("address"), "192.0.2.7".parse().expect("address"));
+    let files = Files::new(&[udp(inside, 5000, outside, 53, b"?")], &[]);
+    let rest = "[memory]\nhugepages = \"off\"\npackets = 8192\nflows = 1000\n\
+                [pipeline]\nstages = [\"conntrack\", \"cross\", \"acl\"]\n[cross]\nwire = [{ ports = [\"lan\", \"wan\"] }]\n\
+                [[acl.rule]]\nname = \"names\"\nfrom = \"inside\"\nservice = \"udp/53\"\naction = \"allow\"\n";
+    let flowgate = files.run(rest);
+    let explain = |packet: &str| {
+        let mut asked = Command::new(FLOWGATE);
+        asked.args(["explain", "--live", "--json", packet, "--socket"]).arg(&flowgate.socket);
+        let output = asked.output().expect("flowgate starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let of = |value: &serde_json::Value| value.as_str().unwrap_or("-").to_owned();
+        (of(&told["stages"][0]["decision"]), of(&told["verdict"]["verdict"]), of(&told["verdict"]["rule"]))
+    };
+    let words = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), c.to_owned());
+    assert_eq!(explain("udp 192.0.2.7:53 > 10.0.0.5:5000 in wan"), words("replays", "sent", "names"));
+    assert_eq!(explain("udp 192.0.2.7:53 > 10.0.0.5:5001 in wan"), words("fresh", "dropped", "-"));
+    assert_eq!(explain("udp 10.0.0.5:5001 > 192.0.2.7:53 in lan"), words("fresh", "sent", "names"));
+    // Asking changes nothing.
+    assert_eq!(explain("udp 192.0.2.7:53 > 10.0.0.5:5001 in wan"), words("fresh", "dropped", "-"));
+    let wrong = Command::new(FLOWGATE)
+        .args(["explain", "--live", "udp 10.0.0.5 > 192.0.2.7:53 in lam", "--socket"])
+        .arg(&flowgate.socket)
+        .output();
+    let said = String::from_utf8_lossy(&wrong.expect("flowgate starts").stderr).into_owned();
+    assert!(said.contains("there is no port \"lam\"; did you mean \"lan\"?") && said.contains("^"), "{said}");
+    flowgate.stop();
+}

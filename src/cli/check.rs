@@ -8,6 +8,7 @@ use super::FINDINGS;
 use super::report::{self, Refusal};
 use crate::config::Config;
 use crate::config::source::{Mistakes, Place, Source};
+use crate::policy;
 use crate::stage::pipeline::{self, Blueprint};
 
 /// Check a configuration file: no root, no NIC, all mistakes at once.
@@ -31,7 +32,11 @@ pub struct Check {
 impl Check {
     /// Runs the command.
     pub fn run(&self) -> ExitCode {
-        match examine(&self.config, None) {
+        let tested = |(config, blueprint): (Config, Blueprint)| match policy::findings(&config, &blueprint) {
+            findings if findings.is_empty() => Ok((config, blueprint)),
+            findings => Err(Refusal::Mistakes(config.source, findings)),
+        };
+        match examine(&self.config, None).and_then(tested) {
             Ok((config, blueprint)) => {
                 let findings = blueprint.lint(&config);
                 if self.json {

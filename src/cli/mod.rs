@@ -6,11 +6,13 @@ use clap::{Parser, Subcommand};
 
 pub mod check;
 pub mod describe;
+pub mod explain;
 pub mod replay;
 pub mod report;
 pub mod run;
 pub mod show;
 pub mod table;
+pub mod test;
 
 /// Exit code: there are findings, such as mistakes in the file.
 pub const FINDINGS: u8 = 1;
@@ -36,6 +38,8 @@ enum Command {
     #[command(long_flag = "describe")]
     Describe(describe::Describe),
     Replay(replay::Replay),
+    Explain(explain::Explain),
+    Test(test::Test),
 }
 
 /// Runs the command that the process's arguments name.
@@ -46,6 +50,8 @@ pub fn main() -> ExitCode {
         Command::Show(show) => show.run(),
         Command::Describe(describe) => describe.run(),
         Command::Replay(replay) => replay.run(),
+        Command::Explain(explain) => explain.run(),
+        Command::Test(test) => test.run(),
     }
 }
 

@@ -8,11 +8,13 @@ use std::ops::Range;
 
 use toml::de::DeTable;
 
+use crate::policy::{self, Test};
 use crate::stage::{AnyConfig, Kind, REGISTRY};
 
 mod lists;
 pub mod machine;
 pub mod names;
+pub mod notation;
 pub mod port;
 pub mod reader;
 pub mod source;
@@ -46,6 +48,8 @@ pub struct Config {
     pub control: Control,
     /// `[eal]`
     pub eal: Eal,
+    /// `[[test]]`
+    pub tests: Vec<Test>,
 }
 
 /// One stage of the pipeline, as configured.
@@ -77,6 +81,13 @@ pub const SECTIONS: &[(&str, &str, &[Key])] = &[
     ("[pipeline]", "What happens to packets.", Pipeline::KEYS),
     ("[control]", "How the running process is asked, and what it prints.", Control::KEYS),
     ("[eal]", "DPDK's own arguments.", Eal::KEYS),
+    (
+        "[[test]]",
+        "What the policy is meant to do: `flowgate test` and `check` say whether it does, and `run` starts nothing \
+                  that does not. A test of one packet takes it through the whole pipeline, as `explain` does; a test of a range \
+                  of packets is decided exactly, for all of them, on the rules of `acl` alone.",
+        Test::KEYS,
+    ),
 ];
 
 /// Where the running process answers unless the file says otherwise.
@@ -196,8 +207,21 @@ fn read_root(mut root: Table<'_>, reader: &mut Reader<'_>) -> Config {
         }
     };
     REGISTRY.iter().for_each(|kind| root.know(kind.name));
+    let tests = root.key::<Vec<Test>>("test", Some(Vec::new), reader).unwrap_or_default();
+    policy::check(&tests, &names, reader.mistakes);
     root.finish(reader);
-    Config { source: reader.source.clone(), worker, memory, ports, names, pipeline, pipeline_place, control, eal }
+    Config {
+        source: reader.source.clone(),
+        worker,
+        memory,
+        ports,
+        names,
+        pipeline,
+        pipeline_place,
+        control,
+        eal,
+        tests,
+    }
 }
 
 /// Reads a table that may be left out, or that could not be read: either gives its defaults.

@@ -270,7 +270,7 @@ pub const SERVICE: &str =
     "a service such as \"tcp/443\", \"udp/1000-2000\", \"icmp/echo\", \"proto/89\", or one of [service]";
 
 /// Protocols that may be named, by their IANA numbers.
-const PROTOCOLS: &[(&str, u8)] = &[
+pub(super) const PROTOCOLS: &[(&str, u8)] = &[
     ("tcp", 6),
     ("udp", 17),
     ("icmp", 1),
@@ -290,7 +290,7 @@ const PROTOCOLS: &[(&str, u8)] = &[
 ];
 
 /// Protocols with ports: TCP, UDP, DCCP, SCTP, UDP-Lite.
-const WITH_PORTS: &[u8] = &[6, 17, 33, 132, 136];
+pub const WITH_PORTS: &[u8] = &[6, 17, 33, 132, 136];
 
 /// ICMP types by name (IANA "ICMP Type Numbers"; `echo` is the registry's name of type 8).
 const ICMP_TYPES: &[(&str, u8)] = &[

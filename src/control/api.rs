@@ -7,7 +7,7 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde_json::{Value, json};
 
 use super::Running;
@@ -27,6 +27,7 @@ pub fn router(running: Arc<Running>) -> Router {
         .route("/v1/drops", get(|State(running): State<Arc<Running>>| async move { Json(drops(&running)) }))
         .route("/v1/rules", get(|State(running): State<Arc<Running>>| async move { Json(rules(&running)) }))
         .route("/v1/stages/{instance}", get(stage))
+        .route("/v1/explain", post(explain))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is no such resource") })
         .with_state(running)
 }
@@ -142,4 +143,39 @@ async fn stage(State(running): State<Arc<Running>>, Path(instance): Path<String>
         Ok(Err(message)) => problem(StatusCode::SERVICE_UNAVAILABLE, &message),
         Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
+}
+
+/// A packet to be explained: in words, or as a frame in hexadecimal and the port it arrives on.
+#[derive(serde::Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+enum Asked {
+    Packet { packet: String },
+    Frame { frame: String, r#in: String },
+}
+
+/// What would happen to a packet now.
+async fn explain(State(running): State<Arc<Running>>, Json(asked): Json<Asked>) -> Response {
+    let explainer = &running.explainer;
+    let (port, frame) = match &asked {
+        Asked::Packet { packet } => match explainer.read(packet) {
+            Ok(read) => read,
+            Err(error) => return problem(StatusCode::BAD_REQUEST, &error.shown(packet)),
+        },
+        Asked::Frame { frame, r#in: port } => match (explainer.port(port), unhex(frame)) {
+            (Ok(port), Some(frame)) => (port, frame),
+            (Err(message), _) => return problem(StatusCode::BAD_REQUEST, &message),
+            (_, None) => return problem(StatusCode::BAD_REQUEST, "the frame is not hexadecimal"),
+        },
+    };
+    match tokio::task::spawn_blocking(move || running.explain(port, &frame, PATIENCE)).await {
+        Ok(Ok(value)) => Json(value).into_response(),
+        Ok(Err(message)) => problem(StatusCode::SERVICE_UNAVAILABLE, &message),
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|digit| digit as u8)).collect();
+    let digits = digits.filter(|digits| digits.len().is_multiple_of(2))?;
+    Some(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }

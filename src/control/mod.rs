@@ -8,8 +8,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::stage::Plan;
+use crate::config::Config;
+use crate::explain::Explainer;
+use crate::packet::Meta;
 use crate::stage::pipeline::Blueprint;
+use crate::stage::{Plan, Row};
 use crate::stats::{Published, Sheet};
 use crate::worker::{Ask, Mailbox};
 
@@ -24,6 +27,8 @@ pub struct Running {
     pub config: String,
     /// The compiled pipeline.
     pub blueprint: Blueprint,
+    /// Explains packets to it.
+    pub explainer: Explainer,
     /// The workers, by index.
     pub workers: Vec<WorkerView>,
     /// The ports, by index.
@@ -109,15 +114,16 @@ pub struct DeviceCounters {
 impl Running {
     /// What control knows when the workers have just started.
     pub fn new(
-        config: String,
+        config: &Config,
         blueprint: Blueprint,
         workers: Vec<WorkerView>,
         ports: Vec<Arc<dyn PortView>>,
         links: Arc<AtomicU64>,
         tsc_hz: u64,
     ) -> Running {
+        let (explainer, config) = (Explainer::new(config, &blueprint), config.source.path().to_owned());
         let asking = Mutex::new(());
-        Running { config, blueprint, workers, ports, links, started: SystemTime::now(), tsc_hz, asking }
+        Running { config, blueprint, explainer, workers, ports, links, started: SystemTime::now(), tsc_hz, asking }
     }
 
     /// Every worker's latest counters.
@@ -155,7 +161,7 @@ impl Running {
         for (index, worker) in self.workers.iter().enumerate() {
             let mut cursor = 0;
             loop {
-                let ask = Ask { stage: position, cursor, rows: Vec::with_capacity(4096), done: false };
+                let ask = Ask { stage: position, flow: None, cursor, rows: Vec::with_capacity(4096), done: false };
                 let answer = ask_worker(&worker.mailbox, ask, patience)
                     .ok_or_else(|| format!("worker {index} did not answer within {patience:?}"))?;
                 rows.extend_from_slice(&answer.rows);
@@ -167,19 +173,43 @@ impl Running {
         }
         Ok(plan.show(&rows))
     }
+
+    /// A copy of the entry of the flow that packets with these facts belong to, from the worker that has it; empty if none has.
+    pub fn ask_flow(&self, facts: &Meta, patience: Duration) -> Result<Vec<Row>, String> {
+        let _one_at_a_time = self.asking.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        for (index, worker) in self.workers.iter().enumerate() {
+            let ask = Ask { stage: 0, flow: Some(facts.clone()), cursor: 0, rows: Vec::with_capacity(4), done: false };
+            let answer = ask_worker(&worker.mailbox, ask, patience)
+                .ok_or_else(|| format!("worker {index} did not answer within {patience:?}"))?;
+            if !answer.rows.is_empty() {
+                return Ok(answer.rows);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// Explains a frame that arrives on `port` now, its flow being what the workers know of it.
+    pub fn explain(&self, port: u8, frame: &[u8], patience: Duration) -> Result<serde_json::Value, String> {
+        let facts = self.explainer.flow_of(port, frame);
+        let flow = facts.map(|facts| self.ask_flow(&facts, patience)).transpose()?.unwrap_or_default();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+        Ok(self.explainer.json(&self.explainer.explain(port, frame, now, &flow)))
+    }
 }
 
 /// Puts one question to a worker and waits for the answer.
 fn ask_worker(mailbox: &Mailbox, ask: Ask, patience: Duration) -> Option<Box<Ask>> {
     // Answers to questions somebody gave up on.
     while mailbox.answers.pop().is_some() {}
-    let (stage, cursor) = (ask.stage, ask.cursor);
+    let (stage, flow, cursor) = (ask.stage, ask.flow.clone(), ask.cursor);
     mailbox.asks.push(Box::new(ask)).ok()?;
     let since = Instant::now();
     while since.elapsed() < patience {
         match mailbox.answers.pop() {
             // The answer moves the cursor on, so an answer to an abandoned question is told by its stage and a cursor behind.
-            Some(answer) if answer.stage == stage && answer.cursor >= cursor => return Some(answer),
+            Some(answer) if answer.stage == stage && answer.flow == flow && answer.cursor >= cursor => {
+                return Some(answer);
+            }
             _ => std::thread::sleep(Duration::from_micros(200)),
         }
     }

@@ -241,6 +241,13 @@ impl Settings {
         Ok(Tables { v4, v6: Table::new(self.v6, self.budget_v6, placement)? })
     }
 
+    /// Tables for a handful of flows: what explains one packet needs no more.
+    pub fn few_tables() -> io::Result<Tables> {
+        const FEW: usize = 64;
+        let v4 = Table::new(FEW, FEW, Placement::default())?;
+        Ok(Tables { v4, v6: Table::new(FEW, FEW, Placement::default())? })
+    }
+
     /// Lines for `check` and `describe`.
     pub fn describe(&self) -> Vec<String> {
         let bytes = (Table::<EntryV4>::bytes_per_flow(self.v4), Table::<EntryV6>::bytes_per_flow(self.v6));

@@ -14,7 +14,7 @@ use crate::flow::limits::Limits;
 use crate::flow::region::Placement;
 use crate::log::Log;
 use crate::packet::steer::Key;
-use crate::packet::{BATCH, Batch, NO_PORT, bits};
+use crate::packet::{BATCH, Batch, Mask, NO_PORT, bits};
 use crate::stats::{Layout, Sheet, Unit};
 use crate::wire::ethernet::Rewrite;
 
@@ -215,6 +215,11 @@ impl Blueprint {
         self.conntrack.as_ref().map(|(settings, _)| settings.tables(placement)).transpose()
     }
 
+    /// Tables for a handful of flows, if connections are tracked.
+    pub fn few_tables(&self) -> io::Result<Option<Tables>> {
+        self.conntrack.as_ref().map(|_| Settings::few_tables()).transpose()
+    }
+
     /// A worker's own pipeline. `key` hashes tuples; `steered` says that all packets come with their hash. Panics if connections
     /// are tracked and no `tables` are given.
     pub fn start(&self, worker: usize, tables: Option<Tables>, key: Key, steered: bool) -> Pipeline {
@@ -256,6 +261,14 @@ impl Blueprint {
         pipeline
     }
 
+    /// The stages in the order of work, as a pipeline goes through them.
+    pub fn in_order(&self) -> Vec<&Compiled> {
+        let first = self.stages.iter().position(|stage| !matches!(stage.plan, Plan::Packet(_)));
+        let (before, rest) = self.stages.split_at(first.unwrap_or(self.stages.len()));
+        let (flow, after): (Vec<_>, Vec<_>) = rest.iter().partition(|stage| !matches!(stage.plan, Plan::Packet(_)));
+        before.iter().chain(flow).chain(after).collect()
+    }
+
     /// What was compiled, stage by stage.
     pub fn describe(&self) -> Vec<String> {
         let mut lines = Vec::new();
@@ -295,6 +308,23 @@ impl Blueprint {
     }
 }
 
+/// What is told of a batch on its way through the pipeline; stages are numbered in the order of work
+/// ([`Blueprint::in_order`]). The one that is told nothing costs nothing.
+pub trait Witness {
+    /// The batch is decoded and enters the first stage.
+    fn enters(&mut self, _batch: &Batch) {}
+    /// A packet stage has processed the batch.
+    fn processed(&mut self, _stage: usize, _batch: &Batch) {}
+    /// Flows were looked up: the live packets that have one are replayed, `batch.fresh` are to be judged.
+    fn found(&mut self, _stage: usize, _batch: &Batch) {}
+    /// The fresh packets were judged, and those admitted have entries.
+    fn admitted(&mut self, _stage: usize, _batch: &Batch) {}
+    /// A flow stage has judged the packets `todo` and denied some of them.
+    fn judged(&mut self, _stage: usize, _todo: Mask, _denied: Mask, _actions: &[Action; BATCH]) {}
+}
+
+impl Witness for () {}
+
 /// What one worker runs.
 pub struct Pipeline {
     before: Vec<Box<dyn PacketStage>>,
@@ -310,28 +340,38 @@ pub struct Pipeline {
 impl Pipeline {
     /// Takes every live packet of a decoded batch to its end: leaving, dead, or moved.
     #[inline]
-    pub fn process(&mut self, batch: &mut Batch, cx: &mut Cx<'_>) {
-        for stage in &mut self.before {
+    pub fn process(&mut self, batch: &mut Batch, cx: &mut Cx<'_>, witness: &mut impl Witness) {
+        witness.enters(batch);
+        for (n, stage) in self.before.iter_mut().enumerate() {
             stage.process(batch, cx);
+            witness.processed(n, batch);
         }
+        let mut next = self.before.len();
         match &mut self.tracker {
-            None => self.judge(batch, cx),
+            None => self.judge(batch, cx, witness),
             Some(tracker) => {
                 tracker.replay(batch, &self.adjacencies, cx);
+                witness.found(next, batch);
                 if batch.fresh != 0 {
-                    tracker.admit(batch, &mut self.flow, &mut self.actions, &self.adjacencies, cx);
+                    let mut judged =
+                        |at, todo, denied, actions: &_| witness.judged(next + 1 + at, todo, denied, actions);
+                    tracker.admit(batch, &mut self.flow, &mut self.actions, &self.adjacencies, cx, &mut judged);
+                    witness.admitted(next, batch);
                 }
+                next += 1;
             }
         }
-        for stage in &mut self.after {
+        next += self.flow.len();
+        for (n, stage) in self.after.iter_mut().enumerate() {
             stage.process(batch, cx);
+            witness.processed(next + n, batch);
         }
         batch.leave(batch.live);
     }
 
     /// Judges, commits and applies: without flow entries, every packet is its flow's first.
     #[inline]
-    fn judge(&mut self, batch: &mut Batch, cx: &mut Cx<'_>) {
+    fn judge(&mut self, batch: &mut Batch, cx: &mut Cx<'_>, witness: &mut impl Witness) {
         let todo = batch.live;
         if todo == 0 {
             return;
@@ -341,8 +381,11 @@ impl Pipeline {
             actions[i] = Action::OPEN;
         }
         let mut denied = 0;
-        for (plan, ..) in &self.flow {
-            denied |= plan.judge(todo & !denied, &batch.metas, actions);
+        for (n, (plan, ..)) in self.flow.iter().enumerate() {
+            let asked = todo & !denied;
+            let refused = plan.judge(asked, &batch.metas, actions);
+            witness.judged(self.before.len() + n, asked, refused, actions);
+            denied |= refused;
         }
         for (_, commit, _) in &mut self.flow {
             commit.commit(todo, batch, actions, cx);

@@ -32,7 +32,7 @@ use crate::wire::{checksum, icmpv6, protocol};
 use super::apply::{Adjacencies, apply, refuse};
 use super::conntrack::{Around, Counters, Settings, SynProxy, Tables};
 use super::synproxy::{self, Note, Notes, Proof, Shift};
-use super::{Action, Cx, FlowCommit, FlowPlan, rule_counter};
+use super::{Action, Cx, FlowCommit, FlowPlan, Row, rule_counter};
 
 /// Entries the hand visits in one upkeep at least, and how many upkeeps a round may take at most: with one every 5 ms, a
 /// table of ten million is gone over in 10 s.
@@ -157,6 +157,41 @@ impl Tracker {
         &mut self.tables
     }
 
+    /// Copies the entry of the flow that packets with these facts belong to, if there is one, into the room `rows` has left.
+    pub fn copy(&self, facts: &Meta, rows: &mut Vec<Row>) {
+        fn copy<E: Entry>(table: &Table<E>, hash: u32, key: &E::Key, rows: &mut Vec<Row>) {
+            let Some(flow) = table.lookup(hash, key) else { return };
+            let words = bytemuck::bytes_of(table.entry(flow >> 1)).chunks_exact(size_of::<Row>());
+            if rows.capacity() - rows.len() >= words.len() {
+                rows.extend(words.map(bytemuck::pod_read_unaligned::<Row>));
+            }
+        }
+        let (hash, scope) = (steer::hash(facts, self.key), self.around.scope(facts));
+        if facts.has(flag::IPV4) {
+            copy(&self.tables.v4, hash, &FlowKey::of(facts, scope), rows);
+        } else if facts.has(flag::IPV6) {
+            copy(&self.tables.v6, hash, &FlowKey::of(facts, scope), rows);
+        }
+    }
+
+    /// Files the copy of an entry that another worker's [`copy`](Tracker::copy) made for these facts; false if it is none, or
+    /// if there is no room. For those who explain.
+    pub fn adopt(&mut self, facts: &Meta, rows: &[Row]) -> bool {
+        fn adopt<E: Entry>(table: &mut Table<E>, hash: u32, rows: &[Row]) -> bool {
+            let bytes: &[u8] = bytemuck::cast_slice(rows);
+            if bytes.len() != size_of::<E>() {
+                return false;
+            }
+            let entry: E = bytemuck::pod_read_unaligned(bytes);
+            table.insert(*entry.key(), Body { hash, ..*entry.body() }, |_| ()).is_ok()
+        }
+        let hash = steer::hash(facts, self.key);
+        match facts.has(flag::IPV4) {
+            true => adopt(&mut self.tables.v4, hash, rows),
+            false => adopt(&mut self.tables.v6, hash, rows),
+        }
+    }
+
     /// Finds the flows of all live packets. Those that have one are replayed or dropped; the rest are `batch.fresh`.
     #[inline]
     pub fn replay(&mut self, batch: &mut Batch, adjacencies: &Adjacencies, cx: &mut Cx<'_>) {
@@ -203,6 +238,7 @@ impl Tracker {
         actions: &mut [Action; BATCH],
         adjacencies: &Adjacencies,
         cx: &mut Cx<'_>,
+        judged: &mut impl FnMut(usize, Mask, Mask, &[Action; BATCH]),
     ) {
         let fresh = batch.fresh;
         let later = followers(fresh, batch);
@@ -227,7 +263,7 @@ impl Tracker {
             }
             todo |= 1 << i;
         }
-        let mut denied = judge(stages, todo, unruled, &batch.metas, actions);
+        let mut denied = judge(stages, todo, unruled, &batch.metas, actions, judged);
         let allowed = todo & !denied & !stateless;
         for i in bits(allowed) {
             self.facts[i] = entry::reversed(&batch.metas[i], actions[i].out);
@@ -378,18 +414,22 @@ fn followers(fresh: Mask, batch: &Batch) -> Mask {
     later
 }
 
-/// Lets all flow stages judge `todo`, of `unruled` those alone that decide the egress. Returns the denied.
+/// Lets all flow stages judge `todo`, of `unruled` those alone that decide the egress, and tells `judged` which stage was
+/// asked about whom and denied whom. Returns the denied.
 fn judge(
     stages: &[FlowStage],
     todo: Mask,
     unruled: Mask,
     facts: &[Meta; BATCH],
     actions: &mut [Action; BATCH],
+    judged: &mut impl FnMut(usize, Mask, Mask, &[Action; BATCH]),
 ) -> Mask {
     let mut denied = 0;
-    for (plan, _, egress) in stages {
-        let asked = if *egress { todo } else { todo & !unruled };
-        denied |= plan.judge(asked & !denied, facts, actions);
+    for (at, (plan, _, egress)) in stages.iter().enumerate() {
+        let asked = if *egress { todo & !denied } else { todo & !unruled & !denied };
+        let refused = plan.judge(asked, facts, actions);
+        judged(at, asked, refused, actions);
+        denied |= refused;
     }
     denied
 }
@@ -671,7 +711,7 @@ fn renew<E: Entry>(
     let mut facts = [const { Meta::UNKNOWN }; BATCH];
     let mut actions = [Action::OPEN; BATCH];
     facts[0] = entry::facts(table.entry(index));
-    let denied = judge(stages, 1, 0, &facts, &mut actions);
+    let denied = judge(stages, 1, 0, &facts, &mut actions, &mut |_, _, _, _| ());
     let there = actions[0];
     if denied != 0 {
         table.remove(index);

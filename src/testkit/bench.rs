@@ -12,7 +12,7 @@ use crate::io::memory::MemoryIo;
 use crate::packet::steer::Key;
 use crate::packet::{Frame, Meta};
 use crate::stage::conntrack::Tables;
-use crate::stage::pipeline::{Blueprint, compile};
+use crate::stage::pipeline::{self, Blueprint, compile};
 use crate::stage::track::Tracker;
 use crate::stats::{Account, Reason, Sheet};
 use crate::worker::{Mailbox, Observer, Setup, Worker};
@@ -68,6 +68,8 @@ impl End {
 struct Witness {
     ends: VecDeque<(Option<Vec<u8>>, Meta, Reason)>,
 }
+
+impl pipeline::Witness for Witness {}
 
 impl Observer for Witness {
     const LISTENS: bool = true;
@@ -187,6 +189,11 @@ impl Bench {
     /// The flow tables, if connections are tracked.
     pub fn tables(&self) -> Option<&Tables> {
         self.worker.pipeline().tracker().map(Tracker::tables)
+    }
+
+    /// The flows it knows, if connections are tracked.
+    pub fn tracker(&self) -> Option<&Tracker> {
+        self.worker.pipeline().tracker()
     }
 
     /// The compiled pipeline.

@@ -41,11 +41,13 @@ mod exits;
 mod linear;
 mod lint;
 mod matcher;
+pub mod range;
 mod sets;
 
-use compile::{Addresses, Compiled, Limits, ProgramId, Rule, Shape};
+pub use compile::Addresses;
+use compile::{Compiled, Limits, ProgramId, Rule, Shape};
 use exits::{Counters, Exits, Terms};
-use matcher::UNTAGGED;
+pub use matcher::UNTAGGED;
 
 crate::lines! {
     /// Why the acl drops.
@@ -405,7 +407,7 @@ fn resolve(rule: &At<RuleConfig>, key: &str, names: &Names, mistakes: &mut Mista
 const PORT_PROTOCOLS: [u8; 5] = [6, 17, 33, 132, 136];
 
 /// The prefixes written in a rule and those of its sets, merged.
-fn gather(named: &Named, names: &Names) -> Addresses {
+pub fn gather(named: &Named, names: &Names) -> Addresses {
     let sets = || named.sets.iter().map(|set| &names.sets[*set]);
     let v4: Vec<_> = named.v4.iter().chain(sets().flat_map(|set| &set.v4)).copied().collect();
     let v6: Vec<_> = named.v6.iter().chain(sets().flat_map(|set| &set.v6)).copied().collect();

@@ -1,0 +1,527 @@
+//! What would happen to this packet: the datapath itself, for one packet, with somebody watching.
+//!
+//! There is no second opinion here. The packet goes through a worker's turn on ports of memory (decode, every stage, apply,
+//! the checks before sending), and what is told is what the worker told on the way. The worker starts anew for each packet:
+//! no limit is used up, no program's map is filled, and no flow is known but the packet's own, if a copy of its entry is
+//! given: then the worker finds it where the running one did. One exception: a `police` limit by source shares its
+//! buckets with the appliance, so that in the running process a question costs its source one packet.
+//!
+//! Owns the watching and the telling; decides nothing.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use serde_json::{Map, Value, json};
+
+use crate::config::Config;
+use crate::config::names::Names;
+use crate::config::notation::{Error, Notation, protocol_name};
+use crate::config::source::near_miss;
+use crate::io::memory::MemoryIo;
+use crate::packet::decode::{strip_tag, walk};
+use crate::packet::frame::Heap;
+use crate::packet::meta::flag;
+use crate::packet::steer::{self, Key};
+use crate::packet::{BATCH, Batch, Frame, Mask, Meta, NO_FLOW, NO_PORT, NO_RULE};
+use crate::stage::pipeline::{Blueprint, Witness};
+use crate::stage::{Action, Depth, Row, Verdict};
+use crate::stats::{Layout, Reason};
+use crate::verdict::{Namer, Outcome, summary};
+use crate::wire::ethernet::Ethernet;
+use crate::wire::icmpv4::Icmpv4;
+use crate::wire::ipv4::{self, Ipv4};
+use crate::wire::ipv6::Ipv6;
+use crate::wire::protocol;
+use crate::wire::tcp::Tcp;
+use crate::worker::{Observer, Setup, Worker};
+
+mod frame;
+pub use frame::frame;
+
+/// The longest packet that is explained.
+pub const LONGEST: usize = u16::MAX as usize - Heap::HEADROOM;
+
+/// What a stage decided of the packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// A packet stage let it go on.
+    Passed,
+    /// A packet stage dropped it.
+    Dropped(Reason),
+    /// A packet stage took it, or sends it elsewhere at once.
+    Taken,
+    /// A flow stage chose the port it leaves by.
+    Leads(u8),
+    /// A flow stage allowed it.
+    Allowed,
+    /// A flow stage denied it.
+    Denied(Reason),
+    /// A flow stage had nothing to say.
+    Nothing,
+    /// Connection tracking knows its flow, and replays what was decided of its first packet.
+    Replayed,
+    /// Connection tracking knows no flow of it, or not this way: it is judged.
+    Fresh,
+    /// It was admitted, with an entry in the flow table from now on.
+    Begins,
+}
+
+/// One stage's part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The stage, by its place in the order of work.
+    pub stage: usize,
+    /// What it decided.
+    pub decision: Decision,
+    /// The rule that decided it, or `NO_RULE`.
+    pub rule: u16,
+}
+
+/// How the packet ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Sent or dropped.
+    Known(Outcome),
+    /// Neither: a stage keeps it.
+    Kept,
+}
+
+/// A packet's way, as it was.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// Every stage it came to, in the order of work.
+    pub steps: Vec<Step>,
+    /// How it ended.
+    pub end: End,
+    /// The facts of its end.
+    pub facts: Meta,
+    /// What its sender is told, in a few words, and the port that leaves by.
+    pub answer: Option<(String, u8)>,
+    /// In a few words.
+    summary: String,
+    headers: Vec<(&'static str, Map<String, Value>)>,
+    time: u64,
+    length: u32,
+}
+
+/// Writes down what a worker tells of its only packet.
+#[derive(Default)]
+struct Recorder {
+    steps: Vec<Step>,
+    /// True while the packet is on its way.
+    live: bool,
+    action: Option<Action>,
+    end: Option<(Outcome, Meta)>,
+    answer: Option<(String, u8)>,
+}
+
+impl Recorder {
+    fn step(&mut self, stage: usize, decision: Decision, rule: u16) {
+        self.steps.push(Step { stage, decision, rule });
+    }
+}
+
+impl Witness for Recorder {
+    fn enters(&mut self, batch: &Batch) {
+        self.live = batch.live & 1 != 0;
+        self.action = Some(Action::OPEN);
+    }
+
+    fn processed(&mut self, stage: usize, batch: &Batch) {
+        if !self.live {
+            return;
+        }
+        self.live = batch.live & 1 != 0;
+        let decision = match (self.live, batch.dead & 1 != 0) {
+            (true, _) => Decision::Passed,
+            (false, true) => Decision::Dropped(batch.reasons[0]),
+            (false, false) => Decision::Taken,
+        };
+        let rule = if self.live { NO_RULE } else { batch.metas[0].rule };
+        self.step(stage, decision, rule);
+    }
+
+    fn found(&mut self, stage: usize, batch: &Batch) {
+        if !self.live {
+            return;
+        }
+        self.live = batch.live & 1 != 0;
+        let (decision, rule) = match (self.live, batch.fresh & 1 != 0) {
+            (true, true) => (Decision::Fresh, NO_RULE),
+            (true, false) => (Decision::Replayed, batch.metas[0].rule),
+            (false, _) => (Decision::Denied(batch.reasons[0]), NO_RULE),
+        };
+        self.step(stage, decision, rule);
+    }
+
+    fn admitted(&mut self, stage: usize, batch: &Batch) {
+        if !self.live {
+            return;
+        }
+        self.live = batch.live & 1 != 0;
+        if !self.live {
+            self.step(stage, Decision::Denied(batch.reasons[0]), NO_RULE);
+        } else if batch.metas[0].flow != NO_FLOW {
+            self.step(stage, Decision::Begins, NO_RULE);
+        }
+    }
+
+    fn judged(&mut self, stage: usize, todo: Mask, denied: Mask, actions: &[Action; BATCH]) {
+        if todo & 1 == 0 {
+            return;
+        }
+        let (before, after) = (self.action.unwrap_or(Action::OPEN), actions[0]);
+        self.action = Some(after);
+        let decision = if denied & 1 != 0 {
+            self.live = false;
+            Decision::Denied(after.reason)
+        } else if after.out != before.out {
+            Decision::Leads(after.out)
+        } else if after.verdict == Verdict::Allow {
+            Decision::Allowed
+        } else {
+            Decision::Nothing
+        };
+        self.step(stage, decision, after.rule);
+    }
+}
+
+impl Observer for Recorder {
+    const LISTENS: bool = true;
+
+    fn sent(&mut self, frame: &Frame, meta: &Meta) {
+        // What is sent behind its end is the answer to it, in its buffer.
+        match self.end {
+            None => self.end = Some((Outcome::Sent, meta.clone())),
+            Some(_) => self.answer = Some((summary(frame, &Meta::UNKNOWN), meta.out)),
+        }
+    }
+
+    fn dropped(&mut self, _frame: &Frame, meta: &Meta, reason: Reason) {
+        self.end = Some((Outcome::Dropped(reason), meta.clone()));
+    }
+}
+
+/// Explains packets to a compiled pipeline.
+pub struct Explainer {
+    blueprint: Blueprint,
+    names: Names,
+    mtus: Vec<u16>,
+    strip: u64,
+    namer: Namer,
+}
+
+impl Explainer {
+    /// For the pipeline that was compiled from a config.
+    pub fn new(config: &Config, blueprint: &Blueprint) -> Explainer {
+        Explainer {
+            namer: Namer::new(blueprint, &config.names),
+            blueprint: blueprint.clone(),
+            names: config.names.clone(),
+            mtus: config.ports.iter().map(|port| port.mtu.0 as u16).collect(),
+            strip: config.ports.iter().enumerate().map(|(i, port)| u64::from(port.vlan_strip) << i).sum(),
+        }
+    }
+
+    /// Takes one frame of at most [`LONGEST`] bytes through the datapath as it arrives on `port` at time `now` (Unix nanoseconds); what is longer
+    /// is cut. `flow` is the entry of its flow, as a worker copied it for [`flow_of`](Explainer::flow_of); empty if there is none.
+    pub fn explain(&self, port: u8, bytes: &[u8], now: u64, flow: &[Row]) -> Explanation {
+        let bytes = &bytes[..bytes.len().min(LONGEST)];
+        let setup = Setup {
+            blueprint: self.blueprint.clone(),
+            index: 0,
+            burst: BATCH,
+            mtus: self.mtus.clone(),
+            strip: self.strip,
+            links: Arc::new(AtomicU64::new(u64::MAX)),
+            key: Key::seeded(1),
+            tables: self.blueprint.few_tables().expect("memory for a few flows"),
+            handoff: None,
+        };
+        let mut worker = Worker::new(MemoryIo::new(self.mtus.len(), 8, bytes.len()), Recorder::default(), setup);
+        if let (Some(facts), Some(tracker), false) =
+            (self.flow_of(port, bytes), worker.pipeline_mut().tracker_mut(), flow.is_empty())
+        {
+            tracker.adopt(&facts, flow);
+        }
+        worker.io().push(port, bytes, |_| ());
+        worker.turn(now);
+        // What was sent goes back to its heap, which could not be freed otherwise.
+        (0..self.mtus.len()).for_each(|port| while worker.io().pull(port as u8, |_| ()).is_some() {});
+        let Recorder { steps, end, answer, .. } = std::mem::take(worker.observer());
+        let (end, mut facts) = end.map_or((End::Kept, Meta::UNKNOWN), |(outcome, facts)| (End::Known(outcome), facts));
+        facts.port = port;
+        let mut heap = Heap::new(1, bytes.len());
+        let whole = heap.frame(bytes).expect("a heap for this frame");
+        let (headers, summary) = (headers(&whole, &self.blueprint.layout), summary(&whole, &Meta::UNKNOWN));
+        heap.give_back(whole);
+        Explanation { steps, end, facts, answer, summary, headers, time: now, length: bytes.len() as u32 }
+    }
+
+    /// The facts by which a frame's flow is found; `None` if it belongs to none.
+    pub fn flow_of(&self, port: u8, bytes: &[u8]) -> Option<Meta> {
+        let bytes = &bytes[..bytes.len().min(LONGEST)];
+        let mut heap = Heap::new(1, bytes.len());
+        let mut frame = heap.frame(bytes)?;
+        if self.strip & 1 << port != 0 {
+            strip_tag(&mut frame);
+        }
+        let mut meta = Meta::UNKNOWN;
+        let good = walk(&frame, Depth::L4, &mut meta).is_ok();
+        // An ICMP error belongs to the flow that it quotes.
+        let quoted = meta.has(flag::ICMP_ERROR).then(|| {
+            let quote = frame.bytes().get(meta.l4() + Icmpv4::LEN..meta.end())?;
+            steer::quoted(&meta, quote).map(|quoted| quoted.facts)
+        });
+        heap.give_back(frame);
+        let facts = match quoted {
+            Some(quoted) => {
+                let facts = quoted?;
+                Meta { vlan: meta.vlan, flags: facts.flags | meta.flags & flag::VLAN, ..facts }
+            }
+            None => meta,
+        };
+        (good && facts.any(flag::IPV4 | flag::IPV6)).then_some(Meta { port, ..facts })
+    }
+
+    /// The port of a name; the error is for the operator.
+    pub fn port(&self, name: &str) -> Result<u8, String> {
+        self.names.port(name).ok_or_else(|| {
+            let known: Vec<&str> = self.names.ports.iter().map(|port| port.name.as_str()).collect();
+            match near_miss(name, known.iter().copied()) {
+                Some(near) => format!("there is no port {name:?}; did you mean {near:?}?"),
+                None => format!("there is no port {name:?}; known: {}", known.join(", ")),
+            }
+        })
+    }
+
+    /// Reads one packet's notation: the port it arrives on, and its frame.
+    pub fn read(&self, text: &str) -> Result<(u8, Vec<u8>), Error> {
+        let notation = Notation::parse(text)?;
+        let port = self.port(&notation.from).map_err(|message| Error::new(notation.from_at.0, message))?;
+        frame(&notation).map(|frame| (port, frame)).ok_or_else(|| {
+            notation.lack().unwrap_or_else(|| Error::new(0, "expected one packet, found a range of them"))
+        })
+    }
+
+    /// What it is asked with.
+    pub fn blueprint(&self) -> &Blueprint {
+        &self.blueprint
+    }
+
+    /// Ports and zones by name.
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// An explanation as JSON: `headers`, `stages` in the order of work, and `verdict`, which is a verdict record.
+    pub fn json(&self, explanation: &Explanation) -> Value {
+        let stages = self.blueprint.in_order();
+        let steps = explanation.steps.iter().map(|step| {
+            let stage = stages[step.stage];
+            let label = |reason: Reason| self.blueprint.layout.reason_labels().get(usize::from(reason.0));
+            let (decision, reason, out) = match step.decision {
+                Decision::Passed => ("passes", None, NO_PORT),
+                Decision::Dropped(reason) => ("drops", label(reason), NO_PORT),
+                Decision::Taken => ("takes", None, NO_PORT),
+                Decision::Leads(out) => ("leads", None, out),
+                Decision::Allowed => ("allows", None, NO_PORT),
+                Decision::Denied(reason) => ("denies", label(reason), NO_PORT),
+                Decision::Nothing => ("nothing", None, NO_PORT),
+                Decision::Replayed => ("replays", None, NO_PORT),
+                Decision::Fresh => ("fresh", None, NO_PORT),
+                Decision::Begins => ("begins", None, NO_PORT),
+            };
+            let rule = self.blueprint.rules.slot(step.rule);
+            json!({
+                "stage": stage.instance,
+                "decision": decision,
+                "reason": reason.map(|label| &label.name),
+                "meaning": reason.map(|label| &label.doc),
+                "out": self.names.ports.get(usize::from(out)).map(|port| &port.name),
+                "rule": rule.map(|rule| &rule.name),
+                "action": rule.map(|rule| &rule.action),
+                "file": rule.map(|rule| &*rule.place.file),
+                "line": rule.map(|rule| rule.place.line),
+            })
+        });
+        let reached: Vec<usize> = explanation.steps.iter().map(|step| step.stage).collect();
+        let missed = stages.iter().enumerate().filter(|(at, _)| !reached.contains(at)).map(|(_, s)| &s.instance);
+        let headers = explanation.headers.iter().map(|(name, fields)| json!({ "header": name, "fields": fields }));
+        let port = &self.names.ports[usize::from(explanation.facts.port)];
+        let Explanation { time, length, facts, summary, .. } = explanation;
+        let verdict = match explanation.end {
+            End::Known(outcome) => json!(self.namer.record(1, *time, *length, facts, outcome, summary.clone())),
+            End::Kept => json!({ "port": port.name, "verdict": "kept", "packet": summary }),
+        };
+        json!({
+            "packet": summary,
+            "in": port.name,
+            "zone": port.zone.map(|zone| &self.names.zones[zone]),
+            "headers": headers.collect::<Vec<_>>(),
+            "stages": steps.collect::<Vec<_>>(),
+            "not_asked": missed.collect::<Vec<_>>(),
+            "verdict": verdict,
+            "answer": explanation.answer.as_ref().map(|(packet, out)| {
+                json!({ "packet": packet, "out": self.names.ports.get(usize::from(*out)).map(|port| &port.name) })
+            }),
+        })
+    }
+}
+
+/// The headers of a frame, outermost first, as far as they make sense.
+fn headers(frame: &Frame, layout: &Layout) -> Vec<(&'static str, Map<String, Value>)> {
+    let fields =
+        |pairs: &[(&str, Value)]| pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    let bytes = frame.bytes();
+    let mut meta = Meta::UNKNOWN;
+    let walked = walk(frame, Depth::L4, &mut meta);
+    let mac = |mac: [u8; 6]| json!(mac.map(|byte| format!("{byte:02x}")).join(":"));
+    let mut all = Vec::new();
+    if let Some(ethernet) = Ethernet::parse(bytes) {
+        let (source, destination) = (mac(ethernet.source()), mac(ethernet.destination()));
+        let length = json!(bytes.len());
+        all.push(("ethernet", fields(&[("source", source), ("destination", destination), ("bytes", length)])));
+    }
+    if meta.has(flag::VLAN) {
+        all.push(("vlan", fields(&[("id", json!(meta.vlan))])));
+    }
+    let network = bytes.get(meta.l3()..).unwrap_or_default();
+    let addresses = [("source", json!(meta.source())), ("destination", json!(meta.destination()))];
+    let proto = ("protocol", json!(protocol_name(meta.proto)));
+    if meta.has(flag::ARP) {
+        all.push(("arp", fields(&[("operation", json!(meta.detail[0])), addresses[0].clone(), addresses[1].clone()])));
+    } else if let (true, Some(ip)) = (meta.has(flag::IPV4), Ipv4::parse(network)) {
+        let [source, destination] = addresses;
+        let mut list = vec![source, destination, proto, ("ttl", json!(ip.ttl())), ("length", json!(ip.total_len()))];
+        if meta.any(flag::FIRST_FRAGMENT | flag::LATER_FRAGMENT) {
+            let more = ip.fragment() & ipv4::MF != 0;
+            list.extend([("offset", json!(ip.offset())), ("more", json!(more)), ("id", json!(ip.id()))]);
+        }
+        all.push(("ipv4", fields(&list)));
+    } else if let (true, Some(ip)) = (meta.has(flag::IPV6), Ipv6::parse(network)) {
+        let [source, destination] = addresses;
+        let mut list =
+            vec![source, destination, proto, ("hop_limit", json!(ip.hop_limit())), ("length", json!(ip.payload_len()))];
+        if meta.any(flag::FIRST_FRAGMENT | flag::LATER_FRAGMENT) {
+            list.push(("fragment", json!(if meta.has(flag::FIRST_FRAGMENT) { "first" } else { "later" })));
+        }
+        all.push(("ipv6", fields(&list)));
+    } else if walked.is_ok() && meta.end > 0 {
+        all.push(("other", fields(&[("ethertype", json!(format!("0x{:04x}", meta.sport)))])));
+    }
+    let ip = meta.any(flag::IPV4 | flag::IPV6);
+    let transport = bytes.get(meta.l4()..meta.end().min(bytes.len())).unwrap_or_default();
+    let ports = [("source_port", json!(meta.sport)), ("destination_port", json!(meta.dport))];
+    match meta.proto {
+        _ if !ip || !meta.has(flag::L4) || walked.is_err() => {}
+        protocol::TCP => {
+            if let Some(tcp) = Tcp::parse(transport) {
+                let names = ["fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr"];
+                let set = names.iter().enumerate().filter(|(bit, _)| tcp.flags() & 1 << bit != 0);
+                let flags: Vec<&str> = set.map(|(_, name)| *name).collect();
+                let [source, destination] = ports;
+                let payload = transport.len().saturating_sub(tcp.header_len());
+                all.push((
+                    "tcp",
+                    fields(&[
+                        source,
+                        destination,
+                        ("flags", json!(flags.join(" "))),
+                        ("sequence", json!(tcp.sequence())),
+                        ("acknowledgment", json!(tcp.acknowledgment())),
+                        ("window", json!(tcp.window())),
+                        ("payload", json!(payload)),
+                    ]),
+                ));
+            }
+        }
+        protocol::ICMP | protocol::ICMPV6 => {
+            let mut list = vec![("type", json!(meta.detail[0])), ("code", json!(meta.detail[1]))];
+            list.extend(meta.has(flag::ECHO).then(|| ("id", json!(meta.sport))));
+            all.push((if meta.proto == protocol::ICMP { "icmp" } else { "icmp6" }, fields(&list)));
+        }
+        number if meta.has(flag::PORTS) => {
+            let name = match number {
+                protocol::UDP => "udp",
+                protocol::SCTP => "sctp",
+                protocol::DCCP => "dccp",
+                _ => "udplite",
+            };
+            all.push((name, fields(&ports)));
+        }
+        _ => {}
+    }
+    if let Err(reason) = walked {
+        all.push(("malformed", fields(&[("reason", json!(layout.reason_name(reason)))])));
+    }
+    all
+}
+
+/// An explanation's JSON as people read it.
+pub fn text(value: &Value) -> String {
+    let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let list = |name: &str| value[name].as_array().cloned().unwrap_or_default();
+    let place = |of: &Value| match of["rule"].as_str() {
+        Some(rule) => format!(" by rule {rule:?} ({}:{})", word(&of["file"]), of["line"]),
+        None => String::new(),
+    };
+    let reason = |of: &Value| match of["reason"].as_str() {
+        Some(reason) => format!(", {reason}"),
+        None => String::new(),
+    };
+    let mut rows = vec![("packet".to_owned(), word(&value["packet"]))];
+    let zone = value["zone"].as_str().map_or(String::new(), |zone| format!(", zone {zone}"));
+    rows.push(("in".into(), format!("{}{zone}", word(&value["in"]))));
+    for header in list("headers") {
+        let fields = header["fields"].as_object().into_iter().flatten();
+        let said: Vec<String> =
+            fields.map(|(name, value)| format!("{} {}", name.replace('_', " "), word(value))).collect();
+        rows.push((word(&header["header"]), said.join(", ")));
+    }
+    let headers = rows.len();
+    for step in list("stages") {
+        let said = match step["decision"].as_str().unwrap_or_default() {
+            "passes" => "lets it pass".to_owned(),
+            "takes" => "takes it".to_owned(),
+            "leads" => format!("it leaves by {}", word(&step["out"])),
+            "allows" if step["rule"].is_null() => "allows it by default".to_owned(),
+            "allows" => format!("allows it{}", place(&step)),
+            "nothing" => "has nothing to say".to_owned(),
+            "fresh" => "knows no flow of it: it is judged".to_owned(),
+            "begins" => "it begins a flow".to_owned(),
+            "replays" => format!("knows its flow, admitted{}", place(&step)),
+            drops => format!("{drops} it{}{}", place(&step), reason(&step)),
+        };
+        let meaning = step["meaning"].as_str().map_or(String::new(), |meaning| format!(": {meaning}"));
+        rows.push((word(&step["stage"]), said + &meaning));
+    }
+    for stage in list("not_asked") {
+        rows.push((word(&stage), "is not asked".into()));
+    }
+    let verdict = &value["verdict"];
+    let said = match verdict["verdict"].as_str().unwrap_or_default() {
+        "sent" => format!("sent, leaves by {}{}", word(&verdict["out"]), place(verdict)),
+        "dropped" => {
+            let stage = word(&verdict["stage"]);
+            format!("dropped, {stage}.{}{}", word(&verdict["reason"]), place(verdict))
+        }
+        other => other.to_owned(),
+    };
+    let said = match value["answer"]["packet"].as_str() {
+        Some(answer) => format!("{said}; answered by {}: {answer}", word(&value["answer"]["out"])),
+        None => said,
+    };
+    let widest = rows.iter().map(|(name, _)| name.chars().count()).chain([7]).max().unwrap_or(7);
+    let mut out = String::new();
+    for (at, (name, said)) in rows.iter().chain([&("verdict".to_owned(), said)]).enumerate() {
+        // Writing to a string cannot fail.
+        let gap = if at == headers || at == rows.len() { "\n" } else { "" };
+        let _ = writeln!(out, "{gap}{name:<widest$}  {said}");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;
