@@ -130,7 +130,7 @@ struct Fate<'a> {
 /// Why a test does not hold.
 enum Fault {
     /// A packet that is not treated as expected, and how it is.
-    Packet(String, String, Option<Rule>),
+    Packet(String, String, Option<Box<Rule>>),
     /// It cannot be told, and why.
     Undecided(String),
 }
@@ -270,7 +270,7 @@ impl Bench<'_> {
             got += &format!(", leaving by {}", port.name);
         }
         got += &format!(", for {packet}");
-        Fault::Packet(packet, got, fate.rule.cloned())
+        Fault::Packet(packet, got, fate.rule.cloned().map(Box::new))
     }
 
     /// Whether a test holds for every packet of a range that arrives on `port`.
