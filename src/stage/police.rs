@@ -16,9 +16,7 @@
 //! for each packet, and a source over its limit costs a plain load. All workers together pass at most
 //! `rate * t + burst + burst / 8` per source, and a source alone on one worker gets the whole rate. It is not rte_meter because
 //! that has 24 bytes of state without an atomic update; this is one word, exact to a nanosecond.
-//! A bucket that is full again says nothing, so its slot goes to the next source that needs one. Sources that find no slot
-//! share one bucket of the same rate: a flood of them is limited, not let through. Slots know sources by a keyed hash of 64
-//! bits: two sources among 65,536 share one with probability 2^-33.
+//! Sources that find no bucket share one (`flow::shared`).
 //!
 //! A packet that several limits apply to must pass them all, in file order; what an earlier one has taken is not given back.
 //! Bytes are those of the frame without its check sequence.

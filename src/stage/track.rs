@@ -1007,4 +1007,6 @@ fn sum_is_good(frame: &Frame, meta: &Meta) -> bool {
 }
 
 #[cfg(test)]
+mod defence;
+#[cfg(test)]
 mod tests;
