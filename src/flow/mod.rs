@@ -5,6 +5,7 @@
 //! knows no rules: time, facts and decisions are handed in.
 
 pub mod entry;
+pub mod file;
 pub mod region;
 pub mod table;
 pub mod tcp;
