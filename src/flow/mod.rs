@@ -8,6 +8,7 @@ pub mod cookie;
 pub mod entry;
 pub mod fragments;
 pub mod limits;
+pub mod file;
 pub mod region;
 pub mod shared;
 pub mod source;
