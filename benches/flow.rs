@@ -138,7 +138,7 @@ struct Subject {
 
 impl Subject {
     fn new(toml: &str, kind: Kind, template: &[u8], choice: Choice) -> Subject {
-        let source = Source::new("bench.toml", format!("{TWO_PORTS}{toml}"));
+        let source = Source::new("bench.toml", &format!("{TWO_PORTS}{toml}"));
         let config = Config::parse(&source).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
         let blueprint = compile(&config, 1, &[]).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
         let setup = Setup {
@@ -211,7 +211,13 @@ fn empty(kind: Kind, template: &[u8]) -> Subject {
 }
 
 /// Measures turns of a worker and of an empty one alternately.
-fn compare(criterion: &mut Criterion, group: &str, name: impl std::fmt::Display, mut subject: Subject, mut empty: Subject) {
+fn compare(
+    criterion: &mut Criterion,
+    group: &str,
+    name: impl std::fmt::Display,
+    mut subject: Subject,
+    mut empty: Subject,
+) {
     let (mut times, mut of_empty) = (Duration::ZERO, Duration::ZERO);
     let mut group = criterion.benchmark_group(group);
     group.throughput(Throughput::Elements(BATCH as u64));
