@@ -485,7 +485,8 @@ impl Tcp {
         let end = segment.end();
         let is_new = after(end, mine.next);
         // A FIN needs no window, and what follows it comes behind it.
-        let is_beyond = after(segment.data_end(), mine.limit) && after(segment.data_end(), mine.next);
+        let data_end = segment.data_end();
+        let is_beyond = after(data_end, mine.limit) && data_end != mine.next && !after(mine.next, data_end);
         // Behind a FIN there is nothing, and a FIN comes behind everything.
         let is_past_close = has_closed && is_new || segment.has(FIN) && after(mine.next, end);
         if is_beyond || is_past_close {
@@ -621,7 +622,8 @@ fn synchronize(states: &mut States, tcp: &mut Tcp, direction: usize, segment: &S
             states.set(direction, SynReceived);
         }
         (SynSent, SynSent | SynReceived | FinWait1, true) => {
-            if !is_again {
+            // The other end may have acknowledged it by now.
+            if !is_again && segment.end() != tcp.ends[direction ^ 1].acked {
                 return Verdict::Invalid(Drops::BadState);
             }
             if !tcp.acknowledges_syn(direction, segment) {
