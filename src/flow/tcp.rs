@@ -30,6 +30,8 @@ const SKEW: u32 = 66_000;
 const LATE: u32 = 4;
 /// The largest shift (RFC 7323 section 2.3), and the one supposed where a connection was picked up in mid-stream.
 const MAX_SCALE: u8 = 14;
+/// As far as numbers can be told apart (RFC 9293 section 3.4).
+const FAR: u64 = (1 << 31) - 1;
 /// The largest window there can be.
 const MAX_WINDOW: u32 = 1 << 30;
 
@@ -479,8 +481,8 @@ impl Tcp {
         }
     }
 
-    /// Holds a segment with ACK, without SYN, to the windows.
-    fn fit(&self, direction: usize, segment: &Segment, has_closed: bool) -> Result<Fit, Drops> {
+    /// Holds a segment with ACK, without SYN, to the windows, of ends that have sent a FIN or not.
+    fn fit(&self, direction: usize, segment: &Segment, has_closed: bool, other_has_closed: bool) -> Result<Fit, Drops> {
         let (mine, theirs) = (&self.ends[direction], &self.ends[direction ^ 1]);
         let end = segment.end();
         let is_new = after(end, mine.next);
@@ -496,21 +498,23 @@ impl Tcp {
         if after(mine.next, segment.sequence) {
             let age = u64::from(mine.next.wrapping_sub(segment.sequence));
             let window = u64::from(theirs.window);
-            if age > window + u64::from(LATE) * window.max(SKEW.into()) {
+            if age > FAR.min(window + u64::from(LATE) * window.max(SKEW.into())) {
                 return Err(Drops::BadSequence);
             }
             late = age > window;
         }
         let highest = self.highest(segment);
-        if after(highest, theirs.next) {
-            let unseen = self.flags & known::PICKED_UP != 0 && !after(highest, theirs.limit);
-            if !unseen {
-                return Err(Drops::BadAcknowledgment);
-            }
-        } else {
+        let is_unsent = |number| {
+            let may_be_unseen = self.flags & known::PICKED_UP != 0 && !other_has_closed;
+            after(number, theirs.next) && (!may_be_unseen || after(number, theirs.limit))
+        };
+        if is_unsent(segment.acknowledgment) || is_unsent(highest) {
+            return Err(Drops::BadAcknowledgment);
+        }
+        if !after(highest, theirs.next) {
             let age = u64::from(theirs.next.wrapping_sub(highest));
             let skew = u64::from(mine.window.max(SKEW));
-            if age > skew * u64::from(1 + LATE) {
+            if age > FAR.min(skew * u64::from(1 + LATE)) {
                 return Err(Drops::BadAcknowledgment);
             }
             late |= age > skew;
@@ -526,8 +530,10 @@ impl Tcp {
             self.ends[direction].next = end;
         }
         // Only where a connection was picked up.
-        if after(highest, self.ends[direction ^ 1].next) {
-            self.ends[direction ^ 1].next = highest;
+        for number in [segment.acknowledgment, highest] {
+            if after(number, self.ends[direction ^ 1].next) {
+                self.ends[direction ^ 1].next = number;
+            }
         }
         self.acknowledge(direction, segment, self.scale[direction]);
     }
@@ -711,7 +717,7 @@ fn proceed(states: &mut States, tcp: &mut Tcp, direction: usize, segment: &Segme
     if mine.is_opening() || theirs.is_opening() {
         tcp.settle_scale();
     }
-    let fit = match tcp.fit(direction, segment, mine.has_closed()) {
+    let fit = match tcp.fit(direction, segment, mine.has_closed(), theirs.has_closed()) {
         Ok(_) if mine == SynSent && !tcp.acknowledges_syn(direction, segment) => Err(Drops::BadAcknowledgment),
         fit => fit,
     };
