@@ -30,9 +30,7 @@ const SKEW: u32 = 66_000;
 const LATE: u32 = 4;
 /// The largest shift (RFC 7323 section 2.3), and the one supposed where a connection was picked up in mid-stream.
 const MAX_SCALE: u8 = 14;
-/// As far as numbers can be told apart (RFC 9293 section 3.4).
-const FAR: u64 = (1 << 31) - 1;
-/// The largest window there can be.
+/// The largest window there can be. Nothing that far behind is late: it could not be told from what lies ahead.
 const MAX_WINDOW: u32 = 1 << 30;
 
 /// Bits of `Tcp::flags`. Those by direction belong to ORIGINAL, and shifted by one to REPLY.
@@ -436,7 +434,7 @@ impl Tcp {
 
     /// Takes the numbers of a segment in mid-stream. The other end may have sent, and may be owed, up to the largest window.
     fn pick_up(&mut self, segment: &Segment) {
-        self.flags = known::PICKED_UP | known::BOTH * (known::SCALE | known::SACK);
+        self.flags = known::PICKED_UP | (known::BOTH * (known::SCALE | known::SACK));
         self.scale = [MAX_SCALE; 2];
         let (next, acked) = (segment.end(), segment.acknowledgment);
         self.ends[ORIGINAL] = End { next, limit: next.wrapping_add(MAX_WINDOW), acked, window: 0 };
@@ -470,7 +468,7 @@ impl Tcp {
     }
 
     fn both(&self, bit: u16) -> bool {
-        self.flags & bit * known::BOTH == bit * known::BOTH
+        self.flags & (bit * known::BOTH) == bit * known::BOTH
     }
 
     /// The highest number that a segment acknowledges, in blocks (RFC 2018) if these were agreed on.
@@ -498,7 +496,7 @@ impl Tcp {
         if after(mine.next, segment.sequence) {
             let age = u64::from(mine.next.wrapping_sub(segment.sequence));
             let window = u64::from(theirs.window);
-            if age > FAR.min(window + u64::from(LATE) * window.max(SKEW.into())) {
+            if age > u64::from(MAX_WINDOW).min(window + u64::from(LATE) * window.max(SKEW.into())) {
                 return Err(Drops::BadSequence);
             }
             late = age > window;
@@ -506,15 +504,18 @@ impl Tcp {
         let highest = self.highest(segment);
         let is_unsent = |number| {
             let may_be_unseen = self.flags & known::PICKED_UP != 0 && !other_has_closed;
-            after(number, theirs.next) && (!may_be_unseen || after(number, theirs.limit))
+            // Half the numbers away is neither before nor behind.
+            let is_ahead = number != theirs.next && !after(theirs.next, number);
+            is_ahead && (!may_be_unseen || after(number, theirs.limit))
         };
-        if is_unsent(segment.acknowledgment) || is_unsent(highest) {
+        let is_ancient = theirs.next.wrapping_sub(segment.acknowledgment) as i32 > MAX_WINDOW as i32;
+        if is_unsent(segment.acknowledgment) || is_unsent(highest) || is_ancient {
             return Err(Drops::BadAcknowledgment);
         }
         if !after(highest, theirs.next) {
             let age = u64::from(theirs.next.wrapping_sub(highest));
             let skew = u64::from(mine.window.max(SKEW));
-            if age > FAR.min(skew * u64::from(1 + LATE)) {
+            if age > u64::from(MAX_WINDOW).min(skew * u64::from(1 + LATE)) {
                 return Err(Drops::BadAcknowledgment);
             }
             late |= age > skew;
@@ -525,15 +526,13 @@ impl Tcp {
 
     /// Takes the numbers of a segment that fits.
     fn take(&mut self, direction: usize, segment: &Segment) {
-        let (end, highest) = (segment.end(), self.highest(segment));
+        let end = segment.end();
         if after(end, self.ends[direction].next) {
             self.ends[direction].next = end;
         }
         // Only where a connection was picked up.
-        for number in [segment.acknowledgment, highest] {
-            if after(number, self.ends[direction ^ 1].next) {
-                self.ends[direction ^ 1].next = number;
-            }
+        if after(segment.acknowledgment, self.ends[direction ^ 1].next) {
+            self.ends[direction ^ 1].next = segment.acknowledgment;
         }
         self.acknowledge(direction, segment, self.scale[direction]);
     }

@@ -470,6 +470,8 @@ fn simulate(seed: u64, first: [u32; 2], natures: [Nature; 2], path: Path, tracki
             match (verdict, &mut flow) {
                 (Verdict::Valid(now), Some((_, _, class))) => *class = now,
                 (Verdict::Ignore, _) => {}
+                // Without numbers an old SYN cannot be told from a new one.
+                (Verdict::Reopen, _) if tracking == Tracking::Sloppy => {}
                 _ => panic!("{flow:x?} after {:#?}", &log[log.len().saturating_sub(12)..]),
             }
             sent.push((true, wire));
@@ -566,7 +568,11 @@ proptest! {
         seed in any::<u64>(), first in [number(), number()], natures in [nature(), nature()], path in path(), tracking in tracking(),
     ) {
         // One of them must close first.
-        let natures = [Nature { waits: natures[0].waits && !natures[1].waits, ..natures[0] }, natures[1]];
+        let [mut a, mut b] = natures;
+        a.waits &= !b.waits;
+        // A hundred windows are enough to see.
+        (a.total, b.total) = (a.total.min(100 * b.capacity), b.total.min(100 * a.capacity));
+        let natures = [a, b];
         for tracking in [Tracking::Strict, tracking] {
             let (states, tcp) = simulate(seed, first, natures, path, tracking);
             prop_assert!(states.are_over(), "{:?} {tcp:x?}", ends(states));
