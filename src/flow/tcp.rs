@@ -30,7 +30,7 @@ const SKEW: u32 = 66_000;
 const LATE: u32 = 4;
 /// The largest shift (RFC 7323 section 2.3), and the one supposed where a connection was picked up in mid-stream.
 const MAX_SCALE: u8 = 14;
-/// The largest window there can be.
+/// The largest window there can be. Nothing that far behind is late: it could not be told from what lies ahead.
 const MAX_WINDOW: u32 = 1 << 30;
 
 /// Bits of `Tcp::flags`. Those by direction belong to ORIGINAL, and shifted by one to REPLY.
@@ -434,7 +434,7 @@ impl Tcp {
 
     /// Takes the numbers of a segment in mid-stream. The other end may have sent, and may be owed, up to the largest window.
     fn pick_up(&mut self, segment: &Segment) {
-        self.flags = known::PICKED_UP | known::BOTH * (known::SCALE | known::SACK);
+        self.flags = known::PICKED_UP | (known::BOTH * (known::SCALE | known::SACK));
         self.scale = [MAX_SCALE; 2];
         let (next, acked) = (segment.end(), segment.acknowledgment);
         self.ends[ORIGINAL] = End { next, limit: next.wrapping_add(MAX_WINDOW), acked, window: 0 };
@@ -468,7 +468,7 @@ impl Tcp {
     }
 
     fn both(&self, bit: u16) -> bool {
-        self.flags & bit * known::BOTH == bit * known::BOTH
+        self.flags & (bit * known::BOTH) == bit * known::BOTH
     }
 
     /// The highest number that a segment acknowledges, in blocks (RFC 2018) if these were agreed on.
@@ -479,13 +479,14 @@ impl Tcp {
         }
     }
 
-    /// Holds a segment with ACK, without SYN, to the windows.
-    fn fit(&self, direction: usize, segment: &Segment, has_closed: bool) -> Result<Fit, Drops> {
+    /// Holds a segment with ACK, without SYN, to the windows, of ends that have sent a FIN or not.
+    fn fit(&self, direction: usize, segment: &Segment, has_closed: bool, other_has_closed: bool) -> Result<Fit, Drops> {
         let (mine, theirs) = (&self.ends[direction], &self.ends[direction ^ 1]);
         let end = segment.end();
         let is_new = after(end, mine.next);
         // A FIN needs no window, and what follows it comes behind it.
-        let is_beyond = after(segment.data_end(), mine.limit) && after(segment.data_end(), mine.next);
+        let data_end = segment.data_end();
+        let is_beyond = after(data_end, mine.limit) && data_end != mine.next && !after(mine.next, data_end);
         // Behind a FIN there is nothing, and a FIN comes behind everything.
         let is_past_close = has_closed && is_new || segment.has(FIN) && after(mine.next, end);
         if is_beyond || is_past_close {
@@ -495,21 +496,26 @@ impl Tcp {
         if after(mine.next, segment.sequence) {
             let age = u64::from(mine.next.wrapping_sub(segment.sequence));
             let window = u64::from(theirs.window);
-            if age > window + u64::from(LATE) * window.max(SKEW.into()) {
+            if age > u64::from(MAX_WINDOW).min(window + u64::from(LATE) * window.max(SKEW.into())) {
                 return Err(Drops::BadSequence);
             }
             late = age > window;
         }
         let highest = self.highest(segment);
-        if after(highest, theirs.next) {
-            let unseen = self.flags & known::PICKED_UP != 0 && !after(highest, theirs.limit);
-            if !unseen {
-                return Err(Drops::BadAcknowledgment);
-            }
-        } else {
+        let is_unsent = |number| {
+            let may_be_unseen = self.flags & known::PICKED_UP != 0 && !other_has_closed;
+            // Half the numbers away is neither before nor behind.
+            let is_ahead = number != theirs.next && !after(theirs.next, number);
+            is_ahead && (!may_be_unseen || after(number, theirs.limit))
+        };
+        let is_ancient = theirs.next.wrapping_sub(segment.acknowledgment) as i32 > MAX_WINDOW as i32;
+        if is_unsent(segment.acknowledgment) || is_unsent(highest) || is_ancient {
+            return Err(Drops::BadAcknowledgment);
+        }
+        if !after(highest, theirs.next) {
             let age = u64::from(theirs.next.wrapping_sub(highest));
             let skew = u64::from(mine.window.max(SKEW));
-            if age > skew * u64::from(1 + LATE) {
+            if age > u64::from(MAX_WINDOW).min(skew * u64::from(1 + LATE)) {
                 return Err(Drops::BadAcknowledgment);
             }
             late |= age > skew;
@@ -520,13 +526,13 @@ impl Tcp {
 
     /// Takes the numbers of a segment that fits.
     fn take(&mut self, direction: usize, segment: &Segment) {
-        let (end, highest) = (segment.end(), self.highest(segment));
+        let end = segment.end();
         if after(end, self.ends[direction].next) {
             self.ends[direction].next = end;
         }
         // Only where a connection was picked up.
-        if after(highest, self.ends[direction ^ 1].next) {
-            self.ends[direction ^ 1].next = highest;
+        if after(segment.acknowledgment, self.ends[direction ^ 1].next) {
+            self.ends[direction ^ 1].next = segment.acknowledgment;
         }
         self.acknowledge(direction, segment, self.scale[direction]);
     }
@@ -621,7 +627,8 @@ fn synchronize(states: &mut States, tcp: &mut Tcp, direction: usize, segment: &S
             states.set(direction, SynReceived);
         }
         (SynSent, SynSent | SynReceived | FinWait1, true) => {
-            if !is_again {
+            // The other end may have acknowledged it by now.
+            if !is_again && segment.end() != tcp.ends[direction ^ 1].acked {
                 return Verdict::Invalid(Drops::BadState);
             }
             if !tcp.acknowledges_syn(direction, segment) {
@@ -709,7 +716,7 @@ fn proceed(states: &mut States, tcp: &mut Tcp, direction: usize, segment: &Segme
     if mine.is_opening() || theirs.is_opening() {
         tcp.settle_scale();
     }
-    let fit = match tcp.fit(direction, segment, mine.has_closed()) {
+    let fit = match tcp.fit(direction, segment, mine.has_closed(), theirs.has_closed()) {
         Ok(_) if mine == SynSent && !tcp.acknowledges_syn(direction, segment) => Err(Drops::BadAcknowledgment),
         fit => fit,
     };
