@@ -284,11 +284,11 @@ impl Blueprint {
         let mut anywhere = Ports::all(ports);
         anywhere.insert(NO_PORT);
         let exits_of = |port: usize| {
-            let flows = self.stages.iter().filter_map(|stage| match &stage.plan {
+            let exits = self.stages.iter().rev().find_map(|stage| match &stage.plan {
                 Plan::Flow(plan) => plan.exits(port as u8),
                 Plan::Packet(_) | Plan::Conntrack(_) => None,
             });
-            flows.last().unwrap_or(anywhere)
+            exits.unwrap_or(anywhere)
         };
         let exits: Vec<Ports> = (0..ports).map(exits_of).collect();
         let stages = config.pipeline.iter().filter_map(|stage| Some((stage, stage.config.as_ref()?)));
