@@ -117,9 +117,10 @@ fn traffic() -> Vec<(u8, Vec<u8>)> {
         let mut short = ask.bytes();
         short.truncate(usize::from(n % 60));
         frames.push((0, short));
-        let mut parts = Packet::udp(&client, "192.0.2.1:53").payload(&[7; 3000]).fragments(1480);
+        let server = if n % 4 == 0 { "192.0.2.1:54" } else { "192.0.2.1:53" };
+        let mut parts = Packet::udp(&client, server).payload(&[7; 3000]).fragments(1480);
         match n % 4 {
-            0 => {}
+            0 => {} // all denied
             1 => parts.reverse(),
             // The others wait for the first in vain.
             2 => drop(parts.remove(0)),

@@ -183,6 +183,89 @@ for n in range(600):
     setting.end(&["acl.denied-default"]);
 }
 
+/// Writes the first byte of each datagram it gets on UDP port 4000 into a file, after a first byte that says it is there.
+const COLLECT: &str = "
+import socket, sys
+s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+s.bind(('::', 4000))
+with open(sys.argv[1], 'wb', buffering=0) as log:
+    log.write(b'.')
+    while True:
+        data = s.recv(65536)
+        log.write(data[:1] if data[1:] == bytes(range(256)) * 12 else b'?')
+";
+
+/// Sends 200 datagrams in shuffled fragments, all mixed, some fragments twice: `a` whole, `b` with two fragments that overlap,
+/// `c` without the last. IPv6 alone: net_af_packet lets the kernel put IPv4 fragments together before it hands them out.
+const SHUFFLE: &str = "
+import random, socket, struct, sys, time
+interface, theirs = sys.argv[1], sys.argv[2]
+mac = lambda text: bytes.fromhex(text.replace(':', ''))
+link = mac(theirs) + mac(open('/sys/class/net/' + interface + '/address').read().strip())
+ends = b''.join(socket.inet_pton(socket.AF_INET6, text) for text in sys.argv[3:5])
+def total(data):
+    n = sum(struct.unpack('!%dH' % (len(data) // 2), data))
+    while n >> 16: n = (n & 0xffff) + (n >> 16)
+    return ~n & 0xffff
+def packet(id, start, part, more):
+    head = struct.pack('!IHBB', 6 << 28, 8 + len(part), 44, 64) + ends
+    return link + b'\\x86\\xdd' + head + struct.pack('!BBHI', 17, 0, start | more, id) + part
+batch, s = [], socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+s.bind((interface, 0))
+for n in range(200):
+    kind = random.choice(b'aaabc') if n else ord('a')
+    data = bytes([kind]) + bytes(range(256)) * 12
+    udp = struct.pack('!HHHH', 3000 + n, 4000, 8 + len(data), 0)
+    check = total(ends + struct.pack('!IHBB', 8 + len(data), 0, 0, 17) + udp + data + b'\\0')
+    all = udp[:6] + struct.pack('!H', check or 0xffff) + data
+    parts = [(at, all[at:at + 400], at + 400 < len(all)) for at in range(0, len(all), 400)]
+    if kind == ord('b'):
+        at = random.randrange(1, len(parts) - 2) * 400
+        parts.append((at + 200, all[at + 200:at + 600], True))
+    elif kind == ord('c'):
+        parts.pop()
+    elif random.random() < 0.3:
+        parts.append(random.choice(parts[1:-1]))
+    batch += [(random.random() + n / 3, packet(500 + n, *part)) for part in parts]
+    print(chr(kind), end='')
+for _, frame in sorted(batch):
+    s.send(frame)
+    time.sleep(0.0005)
+";
+
+/// What the server's kernel puts together of fragments in any order, and what it does not.
+fn fragments(name: &str, count: usize) {
+    let Some(mut setting) = Setting::new(name, count, POLICY) else { return };
+    let got = setting.lab.file("collected");
+    let collect = ["/usr/bin/python3", "-c", COLLECT, got.to_str().expect("a name")];
+    setting.lab.spawn(&setting.server.name, &collect);
+    let collected = || std::fs::read_to_string(&got).unwrap_or_default();
+    wait_for("the server listens", || collected() == ".");
+    // The hosts know each other.
+    setting.client.does(&["ping", "-n", "-c", "3", "-i", "0.05", "-W", "10", "-s", "5000", SERVER[1]]);
+    let mac = setting.server.does(&["cat", "/sys/class/net/eth0/address"]);
+    let sent = setting.client.python(SHUFFLE, &["eth0", mac.trim(), CLIENT[1], SERVER[1]]);
+    let whole = sent.matches('a').count();
+    wait_for("all whole datagrams arrive", || collected().matches('a').count() == whole);
+    // An overlap that comes when the others have all passed comes too late.
+    assert!(!collected().contains(['c', '?']), "{}", collected());
+    assert!(collected().matches('b').count() < sent.matches('b').count() / 2 + 1, "{sent}: {}", collected());
+    let drops = setting.flowgate.drops();
+    assert!(drops["fragment.overlap"] > 0, "{drops:?}");
+    setting.end(&["acl.denied-default", "fragment.overlap", "fragment.duplicate"]);
+}
+
+#[test]
+fn fragments_pass_in_any_order_with_one_worker() {
+    fragments("stateful-fragments-one", 1);
+}
+
+#[test]
+fn fragments_pass_in_any_order_with_two_workers() {
+    fragments("stateful-fragments-two", 2);
+}
+
 /// Sends forged SYNs from ever new sources to the server's port 80, as fast as it can, until it is killed.
 const FLOOD: &str = "
 import random, socket, struct, sys
