@@ -217,7 +217,7 @@ impl Explainer {
     pub fn new(config: &Config, blueprint: &Blueprint) -> Explainer {
         Explainer {
             namer: Namer::new(blueprint, &config.names),
-            blueprint: blueprint.clone(),
+            blueprint: blueprint.apart(),
             names: config.names.clone(),
             mtus: config.ports.iter().map(|port| port.mtu.0 as u16).collect(),
             strip: config.ports.iter().enumerate().map(|(i, port)| u64::from(port.vlan_strip) << i).sum(),

@@ -279,6 +279,24 @@ fn connection_tracking_says_what_it_knows() {
     );
 }
 
+#[test]
+fn asking_uses_up_no_limit() {
+    let toml = format!("{TRACKED}[conntrack.limit]\nflows_per_source = 1\n{RULES}");
+    let (explainer, mut datapath) = (explainer(&toml), Bench::new(&toml));
+    let mut limited = 0;
+    for port in 1..4 {
+        let (_, frame) = explainer.read(&format!("udp 10.0.0.5:{port} > 192.0.2.7:53 in lan")).expect("good");
+        assert_eq!(end(&explainer, &explainer.explain(0, &frame, datapath.now, &[])).0, "sent");
+        limited += u32::from(datapath.push("lan", &frame).reason() != "sent");
+    }
+    assert_eq!(limited, 2, "the datapath has its limit");
+    // The other way round: questions take nothing from a datapath of the same blueprint.
+    let asked = Explainer::new(&compiled(&toml).0, datapath.blueprint());
+    let (_, frame) = asked.read("udp 10.0.0.6:1 > 192.0.2.7:53 in lan").expect("good");
+    (0..3).for_each(|_| drop(asked.explain(0, &frame, datapath.now, &[])));
+    assert_eq!(datapath.push("lan", &frame).reason(), "sent");
+}
+
 /// The entry that the datapath has for a frame's flow.
 fn copied(datapath: &Bench, explainer: &Explainer, port: u8, frame: &[u8]) -> Vec<Row> {
     let mut rows = Vec::with_capacity(4);

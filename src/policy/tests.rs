@@ -143,18 +143,16 @@ fn what_does_not_hold_is_a_finding_with_what_to_ask() {
 
 #[test]
 fn a_rule_that_rejects() {
-    let rule = |action: &str| Rule {
-        stage: "acl".into(),
-        name: "r".into(),
-        place: Place { file: "t".into(), line: 1, column: 1 },
-        action: action.into(),
-        counters: 0,
-        tracking: None,
-        limit: None,
-    };
-    assert_eq!(verdict(Some(&rule("reject")), true), Expect::Reject, "what is sent is the answer");
-    assert_eq!(verdict(Some(&rule("deny")), false), Expect::Deny);
-    assert_eq!(verdict(None, true), Expect::Allow);
+    let rule = "[acl]\n[[acl.rule]]\nname = 'refused'\nservice = 'tcp/25'\naction = 'reject'\n";
+    for packet in ["tcp 10.0.0.5 > 192.0.2.7:25 in lan", "tcp any > any:25 in lan"] {
+        for (expect, good) in [("reject", true), ("deny", true), ("allow", false)] {
+            let test = format!("[[test]]\nname = 't'\npacket = '{packet}'\nexpect = '{expect}'\nrule = 'refused'\n");
+            let outcome = outcomes(&format!("{WIRE}{rule}{test}")).remove(0);
+            assert_eq!(outcome.is_good(), good, "{outcome:?}");
+        }
+    }
+    let denied = "[[test]]\nname = 't'\npacket = 'tcp any > any:24-25 in lan'\nexpect = 'reject'\n";
+    assert!(!outcomes(&format!("{WIRE}{rule}{denied}"))[0].is_good(), "port 24 is denied without an answer");
 }
 
 fn rule() -> impl Strategy<Value = String> {
@@ -182,7 +180,7 @@ fn rule() -> impl Strategy<Value = String> {
         })
 }
 
-/// One packet of every kind that the rules above can tell from others, as far as it is in `range`.
+/// One packet of every kind that the rules above can tell from others, as far as it is in the range that is tested.
 static UNIVERSE: std::sync::LazyLock<Vec<Vec<u8>>> = std::sync::LazyLock::new(universe);
 
 fn universe() -> Vec<Vec<u8>> {
@@ -207,7 +205,7 @@ fn universe() -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
     for (protocol, sport, dport, word) in &kinds {
         for (source, destination) in (0..4).flat_map(|source| (0..2).map(move |destination| (source, destination))) {
-            for tag in ["untagged", "vlan 5", "vlan 6"] {
+            for tag in ["untagged", "vlan 4", "vlan 5", "vlan 6"] {
                 let text =
                     format!("{protocol} 10.0.0.{source}{sport} > 192.0.2.{destination}{dport} {word} {tag} in lan");
                 let notation = Notation::parse(&text).unwrap_or_else(|error| panic!("{}", error.shown(&text)));

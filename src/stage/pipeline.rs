@@ -215,6 +215,13 @@ impl Blueprint {
         self.conntrack.as_ref().map(|(settings, _)| settings.tables(placement)).transpose()
     }
 
+    /// The same without limits on flows, which the workers of a blueprint share: for those who only ask.
+    pub fn apart(&self) -> Blueprint {
+        let mut apart = self.clone();
+        apart.conntrack.iter_mut().for_each(|(_, around)| around.limits = None);
+        apart
+    }
+
     /// Tables for a handful of flows, if connections are tracked.
     pub fn few_tables(&self) -> io::Result<Option<Tables>> {
         self.conntrack.as_ref().map(|_| Settings::few_tables()).transpose()
