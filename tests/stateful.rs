@@ -335,12 +335,28 @@ open(sys.argv[3], 'w').write('good')
     }
     std::fs::write(&stop, "").expect("writable");
     wait_for("the long connection ends well", || std::fs::read_to_string(&good).is_ok_and(|text| text == "good"));
-    setting.end(&["acl.denied-default", "conntrack.table-full", "conntrack.bad-cookie", "conntrack.no-flow"]);
+    assert!(proxied(&setting.flowgate) > 0);
+    setting.end(&["acl.denied-default", "conntrack.table-full", "conntrack.no-flow"]);
+}
+
+#[test]
+fn real_connections_through_the_syn_proxy() {
+    let policy = POLICY.replace("tracking = \"strict\"", "tracking = \"strict\"\nlimit.syn_proxy = \"always\"");
+    let Some(mut setting) = Setting::new("stateful-proxy", 1, &policy) else { return };
+    setting.web(200_000);
+    for server in SERVER {
+        for _ in 0..5 {
+            assert_eq!(setting.fetch(server, "small"), b"Hello through flowgate.");
+            assert_eq!(setting.fetch(server, "large").len(), 200_000);
+        }
+    }
+    assert_eq!(counter(&setting.flowgate, "proven"), 20);
+    setting.end(&["acl.denied-default"]);
 }
 
 /// Handshakes that were answered with a cookie.
-fn proxied(_: &Flowgate) -> u64 {
-    0
+fn proxied(flowgate: &Flowgate) -> u64 {
+    counter(flowgate, "challenged")
 }
 
 #[test]

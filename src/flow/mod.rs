@@ -2,7 +2,8 @@
 //!
 //! A flow's first packet is judged by the stages; what they decide is compiled into its entry, and every later packet of the
 //! flow, in either direction, replays it. This room owns entries and protocol state. It sees no frames, takes no locks and
-//! knows no rules: time, facts and decisions are handed in.
+//! knows no rules: time, facts and decisions are handed in. What workers share (`shared`, `limits`) is written to by atomic
+//! operations, when a flow begins or ends and never for each of its packets.
 
 pub mod cookie;
 pub mod entry;

@@ -438,7 +438,7 @@ mod tests {
         }
 
         /// What the server gets of a client's segment.
-        fn from_client(&mut self, segment: &Packet) -> Option<Seen> {
+        fn client_sends(&mut self, segment: &Packet) -> Option<Seen> {
             let (kept, bytes, _) = on(&segment.bytes(), |frame, meta| {
                 if let Some(shift) = &self.shift {
                     let (l4, end) = (meta.l4(), meta.end());
@@ -454,7 +454,7 @@ mod tests {
         }
 
         /// What client and server get of a server's segment.
-        fn from_server(&mut self, segment: &Packet) -> (Option<Seen>, Option<Seen>) {
+        fn server_sends(&mut self, segment: &Packet) -> (Option<Seen>, Option<Seen>) {
             let bytes = segment.bytes();
             let (cookie, stamp, scaled) = self.entry.expect("a SYN came before");
             let is_syn = see(&bytes).head.flags & SYN != 0;
@@ -515,7 +515,7 @@ mod tests {
             // The acknowledgment, the same again, and a probe of the closed window, all come to the same SYN.
             let probe = client(v6).sequence(isn).acknowledgment(first).window(502).tcp_options(&stamps(0x1005, stamp));
             for segment in [&ack, &ack, &probe] {
-                let syn = path.from_client(segment).expect("proof");
+                let syn = path.client_sends(segment).expect("proof");
                 assert_eq!((syn.head.sequence, syn.head.acknowledgment, syn.head.flags), (isn, 0, SYN));
                 assert_eq!(syn.head.window, u16::MAX, "502 << 9 is more than a SYN can say");
                 assert_eq!(
@@ -526,7 +526,7 @@ mod tests {
             }
             let options = b"\x02\x04\x05\xb4\x04\x02\x08\x0a\xff\xff\xff\xf0\x00\x00\x10\x05\x01\x03\x03\x05";
             let syn_ack = server(v6).flags(SYN).sequence(theirs).acknowledgment(0).window(64000).tcp_options(options);
-            let (update, done) = path.from_server(&syn_ack);
+            let (update, done) = path.server_sends(&syn_ack);
             let update = update.expect("for the client");
             assert_eq!((update.head.sequence, update.head.acknowledgment), (first, 0));
             assert_eq!((update.head.flags, update.head.window), (ACK, 64000 >> 7));
@@ -535,12 +535,12 @@ mod tests {
             assert_eq!((done.head.sequence, done.head.acknowledgment), (0, theirs.wrapping_add(1)));
             assert_eq!((done.head.flags, done.options.stamps), (ACK, Some((0x1005, 0xffff_fff0))));
             // A SYN-ACK that comes again is answered again.
-            assert_eq!(path.from_server(&syn_ack), (None, Some(done)));
+            assert_eq!(path.server_sends(&syn_ack), (None, Some(done)));
 
             // Data from the server, past the wrap.
             let data = server(v6).flags(ACK).sequence(theirs.wrapping_add(1)).acknowledgment(0).window(8000);
             let data = data.tcp_options(&stamps(0x10, 0x1005)).payload(b"hello");
-            let seen = path.from_server(&data).0.expect("for the client");
+            let seen = path.server_sends(&data).0.expect("for the client");
             assert_eq!((seen.head.sequence, seen.head.acknowledgment), (first, 0));
             assert_eq!((seen.head.window, &seen.payload[..]), (8000 >> 2, &b"hello"[..]), "from scale 5 to scale 7");
             assert_eq!(seen.options.stamps, Some((stamp.wrapping_add(0x20), 0x1005)));
@@ -551,15 +551,15 @@ mod tests {
             blocks.iter().for_each(|(l, r)| sack.extend([l.to_be_bytes(), r.to_be_bytes()].concat()));
             sack.extend([1; 1]);
             let ack = client(v6).sequence(0).acknowledgment(first.wrapping_add(5)).tcp_options(&sack).payload(b"x");
-            let seen = path.from_client(&ack).expect("passes");
+            let seen = path.client_sends(&ack).expect("passes");
             assert_eq!((seen.head.sequence, seen.head.acknowledgment), (0, theirs.wrapping_add(6)));
             assert_eq!(seen.options.stamps, Some((0x1009, 0x10)));
             let base = theirs.wrapping_add(1);
             assert_eq!(seen.sack, [(10, 20), (30, 40)].map(|(l, r)| (base.wrapping_add(l), base.wrapping_add(r))));
             // A reset of either end.
-            let reset = path.from_client(&client(v6).flags(RST).sequence(1)).expect("passes");
+            let reset = path.client_sends(&client(v6).flags(RST).sequence(1)).expect("passes");
             assert_eq!((reset.head.sequence, reset.head.acknowledgment), (1, 0));
-            let reset = path.from_server(&server(v6).flags(RST).sequence(base)).0.expect("passes");
+            let reset = path.server_sends(&server(v6).flags(RST).sequence(base)).0.expect("passes");
             assert_eq!(reset.head.sequence, first);
         }
     }
@@ -571,10 +571,10 @@ mod tests {
             path.challenge(&client(false).flags(SYN).sequence(5).tcp_options(b"\x02\x04\x02\x18\x04\x02\x01\x01"));
         assert_eq!(challenge.options, Options { mss: Some(MSS), ..Options::default() });
         let ack = client(false).sequence(6).acknowledgment(challenge.head.sequence.wrapping_add(1)).window(500);
-        let syn = path.from_client(&ack).expect("proof");
+        let syn = path.client_sends(&ack).expect("proof");
         assert_eq!((syn.options, syn.head.window), (Options { mss: Some(536), ..Options::default() }, 500));
         let syn_ack = server(false).flags(SYN).sequence(1000).acknowledgment(6).window(300);
-        let (update, _) = path.from_server(&syn_ack);
+        let (update, _) = path.server_sends(&syn_ack);
         assert_eq!(update.expect("for the client").head.window, 300);
     }
 
@@ -582,8 +582,8 @@ mod tests {
     fn a_server_that_refuses_is_believed() {
         let mut path = Path::new();
         let cookie = path.challenge(&client(true).flags(SYN).sequence(5)).head.sequence;
-        path.from_client(&client(true).sequence(6).acknowledgment(cookie.wrapping_add(1))).expect("proof");
-        let (reset, none) = path.from_server(&server(true).flags(RST).sequence(0).acknowledgment(6));
+        path.client_sends(&client(true).sequence(6).acknowledgment(cookie.wrapping_add(1))).expect("proof");
+        let (reset, none) = path.server_sends(&server(true).flags(RST).sequence(0).acknowledgment(6));
         let reset = reset.expect("for the client");
         assert_eq!((reset.head.sequence, reset.head.acknowledgment), (cookie.wrapping_add(1), 6));
         assert_eq!((reset.head.flags, none), (RST | ACK, None));
