@@ -138,7 +138,7 @@ struct Subject {
 
 impl Subject {
     fn new(toml: &str, kind: Kind, template: &[u8], choice: Choice) -> Subject {
-        let source = Source::new("bench.toml", format!("{TWO_PORTS}{toml}"));
+        let source = Source::new("bench.toml", &format!("{TWO_PORTS}{toml}"));
         let config = Config::parse(&source).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
         let blueprint = compile(&config, 1, &[]).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
         let setup = Setup {
