@@ -238,10 +238,10 @@ impl<E: Entry> Table<E> {
         while found != 0 {
             let index = bucket.entries[found.trailing_zeros() as usize & (SLOTS - 1)];
             let entry = self.entries[index as usize].key();
-            if entry == key {
+            if entry.is(key) {
                 return Some(index << 1 | ORIGINAL as u32);
             }
-            if *entry == key.reversed() {
+            if entry.is(&key.reversed()) {
                 return Some(index << 1 | REPLY as u32);
             }
             found &= found - 1;
@@ -535,13 +535,10 @@ fn reduce(hash: u32, count: usize) -> usize {
     ((u64::from(hash) * count as u64) >> 32) as usize
 }
 
+/// A bit for each slot that has this tag.
 #[inline(always)]
 fn matching(bucket: &Bucket, tag: u16) -> u8 {
-    let mut found = 0;
-    for slot in 0..SLOTS {
-        found |= u8::from(bucket.tags[slot] == tag) << slot;
-    }
-    found
+    arch::equal(&bucket.tags, tag)
 }
 
 #[inline(always)]

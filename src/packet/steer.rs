@@ -66,7 +66,7 @@ pub fn steer(meta: &mut Meta, frame: &Frame, key: Key) {
 }
 
 /// The hash of a packet's own tuple, whatever the packet is: equal in both directions.
-#[inline]
+#[inline(always)]
 pub fn hash(meta: &Meta, key: Key) -> u32 {
     // Ports mean something else where the flag is not set.
     let (sport, dport) = if meta.has(flag::PORTS) { (meta.sport, meta.dport) } else { (0, 0) };
