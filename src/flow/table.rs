@@ -11,7 +11,7 @@
 //! **Expiry** is a hand that goes round over a bounded number of entries per tick.
 //!
 //! Lookups come in three passes over a batch, so that the lines they need are under way at once: [`Table::prefetch`] for the
-//! bucket, [`Table::candidates`] for the entries, [`Table::find`].
+//! bucket, [`Table::candidate`] for the entry, [`Table::find`].
 
 use std::io;
 
@@ -68,13 +68,15 @@ struct Head {
 
 const MAGIC: [u8; 8] = *b"flowgate";
 
-/// Which slots of a bucket may hold an entry.
+/// The entry that a tuple's flow has, if it has any; to be compared yet.
 #[derive(Clone, Copy, Debug)]
-pub struct Candidates(u8);
+pub struct Candidate(u32);
 
-impl Candidates {
-    /// None at all.
-    pub const NONE: Candidates = Candidates(0);
+impl Candidate {
+    /// There is no flow of the tuple.
+    pub const NONE: Candidate = Candidate(NONE);
+    /// It may be in its other bucket.
+    const ELSEWHERE: Candidate = Candidate(NONE - 1);
 }
 
 /// Why a flow got no entry: the table is full of flows that may not be evicted.
@@ -132,6 +134,7 @@ impl<E: Entry> Table<E> {
 
     /// An empty table of `entries` flows, of which `budget` may be half-open.
     pub fn new(entries: usize, budget: usize, placement: Placement) -> io::Result<Table<E>> {
+        // An index and a direction fit into 32 bits, and some are left that are none.
         let entries = entries.clamp(1, 1 << 30);
         let buckets = buckets_for(entries);
         let mut region = Region::new(footprint::<E>(entries), placement)?;
@@ -192,49 +195,53 @@ impl<E: Entry> Table<E> {
         arch::prefetch(&self.buckets[self.first(hash)]);
     }
 
-    /// Second pass: which slots of the bucket may be it; the entry of the first is asked for, two lines of it if `whole`.
+    /// Second pass: the first entry of the bucket that may be it is asked for, its second line too if `whole`.
     #[inline(always)]
-    pub fn candidates(&self, hash: u32, whole: bool) -> Candidates {
+    pub fn candidate(&self, hash: u32, whole: bool) -> Candidate {
         let bucket = &self.buckets[self.first(hash)];
         let found = matching(bucket, tag(hash));
-        if found != 0 {
-            let slot = found.trailing_zeros() as usize & (SLOTS - 1);
-            if let Some(entry) = self.entries.get(bucket.entries[slot] as usize) {
-                arch::prefetch(entry);
-                let lines: &[[u8; 64]] = bytemuck::cast_slice(std::slice::from_ref(entry));
-                if whole || size_of::<E>() > 128 {
-                    arch::prefetch(&lines[1]);
-                }
-                if whole && size_of::<E>() > 128 {
-                    arch::prefetch(&lines[2]);
-                }
+        if found == 0 {
+            return if bucket.elsewhere == 0 { Candidate::NONE } else { Candidate::ELSEWHERE };
+        }
+        let index = bucket.entries[found.trailing_zeros() as usize & (SLOTS - 1)];
+        if let Some(entry) = self.entries.get(index as usize) {
+            arch::prefetch(entry);
+            let lines: &[[u8; 64]] = bytemuck::cast_slice(std::slice::from_ref(entry));
+            if whole || size_of::<E>() > 128 {
+                arch::prefetch(&lines[1]);
+            }
+            if whole && size_of::<E>() > 128 {
+                arch::prefetch(&lines[2]);
             }
         }
-        Candidates(found)
+        Candidate(index)
     }
 
     /// Third pass: the flow of a tuple, as `(index << 1) | direction`.
     #[inline(always)]
-    pub fn find(&self, hash: u32, Candidates(found): Candidates, key: &E::Key) -> Option<u32> {
+    pub fn find(&self, hash: u32, candidate: Candidate, key: &E::Key) -> Option<u32> {
+        match self.entries.get(candidate.0 as usize) {
+            Some(entry) if entry.key().is(key) => Some(candidate.0 << 1 | ORIGINAL as u32),
+            Some(entry) if entry.key().is(&key.reversed()) => Some(candidate.0 << 1 | REPLY as u32),
+            None if candidate.0 == NONE => None,
+            _ => self.search(hash, key),
+        }
+    }
+
+    /// Looks at all entries of both buckets that may be it.
+    #[inline(never)]
+    fn search(&self, hash: u32, key: &E::Key) -> Option<u32> {
         let first = self.first(hash);
         let bucket = &self.buckets[first];
-        if let Some(flow) = self.among(bucket, found, key) {
-            return Some(flow);
+        let found = self.among(bucket, tag(hash), key);
+        if found.is_some() || bucket.elsewhere == 0 {
+            return found;
         }
-        if bucket.elsewhere == 0 {
-            return None;
-        }
-        self.find_elsewhere(first, hash, key)
+        self.among(&self.buckets[self.other(first, tag(hash))], tag(hash), key)
     }
 
-    #[inline(never)]
-    fn find_elsewhere(&self, first: usize, hash: u32, key: &E::Key) -> Option<u32> {
-        let bucket = &self.buckets[self.other(first, tag(hash))];
-        self.among(bucket, matching(bucket, tag(hash)), key)
-    }
-
-    #[inline(always)]
-    fn among(&self, bucket: &Bucket, mut found: u8, key: &E::Key) -> Option<u32> {
+    fn among(&self, bucket: &Bucket, tag: u16, key: &E::Key) -> Option<u32> {
+        let mut found = matching(bucket, tag);
         while found != 0 {
             let index = bucket.entries[found.trailing_zeros() as usize & (SLOTS - 1)];
             let entry = self.entries[index as usize].key();
@@ -251,7 +258,7 @@ impl<E: Entry> Table<E> {
 
     /// All three passes for one tuple.
     pub fn lookup(&self, hash: u32, key: &E::Key) -> Option<u32> {
-        self.find(hash, self.candidates(hash, false), key)
+        self.find(hash, self.candidate(hash, false), key)
     }
 
     /// Files a flow that is not in the table; it counts as half-open if `body` says so. `evicted` is called with a flow that has

@@ -17,7 +17,7 @@ use bytemuck::Zeroable;
 use crate::flow::cookie::Cookies;
 use crate::flow::entry::{self, Body, Entry, Key as FlowKey, Scope, mark, opposite};
 use crate::flow::limits::{Ledger, Limits, Token};
-use crate::flow::table::{Candidates, Table};
+use crate::flow::table::{Candidate, Table};
 use crate::flow::tcp::{self, Segment, States, Tcp};
 use crate::flow::timeout::{Class, has_passed, ticks};
 use crate::flow::{Drops, ORIGINAL, REPLY, Tracking};
@@ -809,23 +809,30 @@ fn error<E: Entry>(
 /// an entry nevertheless.
 #[inline(always)]
 fn look_up<E: Entry>(table: &mut Table<E>, mask: Mask, batch: &mut Batch, desk: &mut Desk<'_>, cx: &mut Cx<'_>) {
-    let mut found = [Candidates::NONE; BATCH];
+    let mut candidates = [Candidate::NONE; BATCH];
     for i in bits(mask) {
         let meta = &batch.metas[i];
-        found[i] = table.candidates(meta.hash, meta.proto == protocol::TCP);
+        candidates[i] = table.candidate(meta.hash, meta.proto == protocol::TCP);
     }
-    let mut settled: Mask = 0;
+    let mut flows = [NO_FLOW; BATCH];
+    let mut known: Mask = 0;
     for i in bits(mask) {
         let meta = &batch.metas[i];
         let key = E::Key::of(meta, desk.around.scope(meta));
-        let Some(flow) = table.find(meta.hash, found[i], &key) else { continue };
-        match replay(table, flow, &mut batch.frames[i], &mut batch.metas[i], desk, cx) {
+        if let Some(flow) = table.find(meta.hash, candidates[i], &key) {
+            flows[i] = flow;
+            known |= 1 << i;
+        }
+    }
+    let mut settled: Mask = 0;
+    for i in bits(known) {
+        match replay(table, flows[i], &mut batch.frames[i], &mut batch.metas[i], desk, cx) {
             Found::Passes => settled |= 1 << i,
             Found::Refused(reason) => {
                 settled |= 1 << i;
                 batch.drop(i, desk.settings.reasons.at(reason));
             }
-            Found::Stale | Found::Elsewhere => batch.metas[i].flow = flow,
+            Found::Stale | Found::Elsewhere => batch.metas[i].flow = flows[i],
             Found::Over => {}
         }
     }
@@ -845,7 +852,7 @@ fn replay<E: Entry>(
     let (index, direction) = (flow >> 1, (flow & 1) as usize);
     let body = table.entry_mut(index).body_mut();
     let is_current = !has_passed(body.expires, desk.now) && body.generation == desk.around.generation;
-    if !is_current || body.ingress[direction] != meta.port {
+    if !is_current || !body.has(mark::USED) || body.ingress[direction] != meta.port {
         return unexpected(table, index, desk, cx);
     }
     // Whether it leaves the budget of half-open flows, and whether the packet goes back where it came from.
@@ -855,18 +862,24 @@ fn replay<E: Entry>(
         if proxied && let Err(reason) = toward_server(body, direction, frame, meta, desk, cx) {
             return Found::Refused(reason);
         }
-        match follow(body, direction, frame, meta) {
-            tcp::Verdict::Valid(class) => {
-                body.class = class as u8;
-                body.expires = desk.deadline(class as u8);
-                opens = body.has(mark::HALF_OPEN) && !tcp::is_half_open(body.states);
+        let (states, tracking) = (body.states, body.tracking());
+        let segment = frame.bytes().get(meta.l4()..meta.end()).unwrap_or_default();
+        if tcp::follow_common(states, &mut body.tcp, direction, segment, tracking) {
+            body.expires = desk.deadline(body.class);
+        } else {
+            match follow(body, direction, frame, meta) {
+                tcp::Verdict::Valid(class) => {
+                    body.class = class as u8;
+                    body.expires = desk.deadline(class as u8);
+                    opens = body.has(mark::HALF_OPEN) && !tcp::is_half_open(body.states);
+                }
+                tcp::Verdict::Ignore => desk.ignored += 1,
+                tcp::Verdict::Reopen => {
+                    table.remove(index);
+                    return Found::Over;
+                }
+                tcp::Verdict::Invalid(reason) => return Found::Refused(reason),
             }
-            tcp::Verdict::Ignore => desk.ignored += 1,
-            tcp::Verdict::Reopen => {
-                table.remove(index);
-                return Found::Over;
-            }
-            tcp::Verdict::Invalid(reason) => return Found::Refused(reason),
         }
         if proxied && direction == REPLY {
             match toward_client(body, frame, meta, desk) {
@@ -907,6 +920,10 @@ fn replay<E: Entry>(
 #[cold]
 fn unexpected<E: Entry>(table: &mut Table<E>, index: u32, desk: &Desk<'_>, cx: &mut Cx<'_>) -> Found {
     let body = table.entry(index).body();
+    if !body.has(mark::USED) {
+        // A packet before it in the batch has ended the flow.
+        return Found::Over;
+    }
     if has_passed(body.expires, desk.now) {
         table.remove(index);
         cx.sheet.counters[desk.settings.counters + Counters::Expired.index()] += 1;
@@ -915,8 +932,8 @@ fn unexpected<E: Entry>(table: &mut Table<E>, index: u32, desk: &Desk<'_>, cx: &
     if body.generation != desk.around.generation { Found::Stale } else { Found::Elsewhere }
 }
 
-/// Holds a TCP segment to its connection.
-#[inline(always)]
+/// Holds any TCP segment to its connection.
+#[inline(never)]
 fn follow(body: &mut Body, direction: usize, frame: &Frame, meta: &Meta) -> tcp::Verdict {
     let Some(segment) = frame.bytes().get(meta.l4()..meta.end()).and_then(Segment::read) else {
         return tcp::Verdict::Invalid(Drops::BadState);
@@ -987,7 +1004,7 @@ impl Around {
     #[inline(always)]
     pub fn scope(&self, meta: &Meta) -> Scope {
         let mut scope = self.scopes[usize::from(meta.port)];
-        if scope.wire != 0 && meta.has(flag::VLAN) {
+        if meta.has(flag::VLAN) && scope.wire != 0 {
             scope.domain = meta.vlan + 1;
         }
         scope
