@@ -280,7 +280,9 @@ fn first_packets(criterion: &mut Criterion) {
                 continue;
             }
             let template = kind.first();
-            let toml = format!("{}{}", tracked(1_000_000), rules(1_000, kind, action));
+            // SYNs are to begin flows, and not to be answered.
+            let limit = "[conntrack.limit]\nsyn_proxy = 'off'\n";
+            let toml = format!("{}{limit}{}", tracked(1_000_000), rules(1_000, kind, action));
             let subject = Subject::new(&toml, kind, &template, Choice::New);
             compare(criterion, group, format!("{kind:?}"), subject, empty(kind, &template));
         }

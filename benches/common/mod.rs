@@ -151,7 +151,9 @@ impl Stamp {
             bytes[24..26].copy_from_slice(&sum.word(0, host).finish().to_be_bytes());
         }
         let sum = self.transport_sum.word(0, host).word(FIRST_PORT, sport).finish();
-        bytes[self.sum..self.sum + 2].copy_from_slice(&sum.max(1).to_be_bytes());
+        // Of UDP zero would say that there is none (RFC 768); to TCP both zeros are the same.
+        let sum = if sum == 0 { 0xffff } else { sum };
+        bytes[self.sum..self.sum + 2].copy_from_slice(&sum.to_be_bytes());
     }
 }
 

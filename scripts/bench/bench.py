@@ -68,7 +68,7 @@ CASES = {
     ),
     # Twice as many flows come in turn as there are entries: when one comes again, its entry is another's by then.
     "new-flows": Case(
-        lambda at: TRACKED + traffic.acl(at.rules, kind=at.kind) + '[conntrack.limit]\nhalf_open = "100%"\n',
+        lambda at: TRACKED + traffic.acl(at.rules, kind=at.kind) + '[conntrack.limit]\nhalf_open = "100%"\nsyn_proxy = "off"\n',
         points=NEW,
         quick=NEW,
         table=131072,

@@ -18,6 +18,7 @@ use std::io;
 use bytemuck::{Pod, Zeroable};
 
 use crate::arch;
+use crate::packet::{BATCH, Mask, bits};
 
 use super::entry::{Body, Entry, Key, mark};
 use super::limits::{Ledger, Token};
@@ -32,6 +33,8 @@ const SLOTS: usize = 8;
 const NONE: u32 = u32::MAX;
 /// Entries per hundred slots when every entry is taken.
 const LOAD: usize = 60;
+/// Entries that the hand visits at a time.
+const STRIDE: usize = 32;
 /// Buckets looked at for a place that can be freed.
 const REACH: usize = 64;
 
@@ -241,19 +244,13 @@ impl<E: Entry> Table<E> {
     }
 
     fn among(&self, bucket: &Bucket, tag: u16, key: &E::Key) -> Option<u32> {
-        let mut found = matching(bucket, tag);
-        while found != 0 {
-            let index = bucket.entries[found.trailing_zeros() as usize & (SLOTS - 1)];
+        slots(matching(bucket, tag)).find_map(|slot| {
+            let index = bucket.entries[slot];
             let entry = self.entries[index as usize].key();
-            if entry.is(key) {
-                return Some(index << 1 | ORIGINAL as u32);
-            }
-            if entry.is(&key.reversed()) {
-                return Some(index << 1 | REPLY as u32);
-            }
-            found &= found - 1;
-        }
-        None
+            let original = entry.is(key);
+            let direction = if original { ORIGINAL } else { REPLY };
+            (original || entry.is(&key.reversed())).then_some(index << 1 | direction as u32)
+        })
     }
 
     /// All three passes for one tuple.
@@ -376,7 +373,7 @@ impl<E: Entry> Table<E> {
         let (hash, half_open) = (body.hash, body.has(mark::HALF_OPEN));
         let first = self.first(hash);
         let second = self.other(first, tag(hash));
-        let slot_in = |bucket: &Bucket| (0..SLOTS).find(|s| bucket.tags[*s] != 0 && bucket.entries[*s] == index);
+        let slot_in = |bucket: &Bucket| slots(matching(bucket, tag(hash))).find(|slot| bucket.entries[*slot] == index);
         if let Some(slot) = slot_in(&self.buckets[first]) {
             self.buckets[first].tags[slot] = 0;
         } else if let Some(slot) = slot_in(&self.buckets[second]) {
@@ -443,20 +440,57 @@ impl<E: Entry> Table<E> {
     /// with each. Returns how many went.
     pub fn expire(&mut self, now: u32, count: usize, mut ended: impl FnMut(&E)) -> usize {
         let mut gone = 0;
-        for _ in 0..count.min(self.untouched as usize) {
+        let mut left = count.min(self.untouched as usize);
+        while left > 0 {
             if self.hand >= self.untouched {
                 self.hand = 0;
             }
-            let entry = &self.entries[self.hand as usize];
-            let body = entry.body();
-            if body.has(mark::USED) && has_passed(body.expires, now) {
-                ended(entry);
-                self.remove(self.hand);
-                gone += 1;
-            }
-            self.hand += 1;
+            let stride = left.min(STRIDE).min((self.untouched - self.hand) as usize);
+            gone += self.expire_stride(now, stride, &mut ended);
+            left -= stride;
         }
         gone
+    }
+
+    /// The same for a few entries in a row: first the lines that removing takes are asked for, of all of them at once.
+    fn expire_stride(&mut self, now: u32, stride: usize, ended: &mut impl FnMut(&E)) -> usize {
+        let first = self.hand as usize;
+        let mut due: Mask = 0;
+        for at in 0..stride {
+            if let Some(ahead) = self.entries.get(first + at + STRIDE) {
+                arch::prefetch(ahead);
+            }
+            let body = self.entries[first + at].body();
+            if body.has(mark::USED) && has_passed(body.expires, now) {
+                due |= 1 << at;
+                self.prefetch(body.hash);
+                arch::prefetch(&self.links[first + at]);
+            }
+        }
+        for at in bits(due) {
+            ended(&self.entries[first + at]);
+            self.remove((first + at) as u32);
+        }
+        self.hand += stride as u32;
+        due.count_ones() as usize
+    }
+
+    /// Asks for what `count` insertions of half-open flows will evict, as far as the budget makes them.
+    pub fn prefetch_oldest(&self, count: usize) {
+        let count = count.min(BATCH).saturating_sub(self.occupancy.budget.saturating_sub(self.occupancy.half_open) as usize);
+        let mut oldest = [NONE; BATCH];
+        let mut at = self.oldest;
+        for place in &mut oldest[..count] {
+            let Some(entry) = self.entries.get(at as usize) else { break };
+            arch::prefetch(entry);
+            *place = at;
+            at = self.links[at as usize].newer;
+        }
+        for index in &oldest[..count] {
+            if let Some(entry) = self.entries.get(*index as usize) {
+                self.prefetch(entry.body().hash);
+            }
+        }
     }
 
     /// Looks at the next `count` entries from `cursor` on, and calls `with` for those in use until it returns false; the cursor
@@ -540,6 +574,12 @@ fn tag(hash: u32) -> u16 {
 #[inline(always)]
 fn reduce(hash: u32, count: usize) -> usize {
     ((u64::from(hash) * count as u64) >> 32) as usize
+}
+
+/// The slots of a bucket that are set in a mask.
+#[inline(always)]
+fn slots(mask: u8) -> impl Iterator<Item = usize> {
+    bits(mask.into()).map(|slot| slot & (SLOTS - 1))
 }
 
 /// A bit for each slot that has this tag.

@@ -279,6 +279,9 @@ impl Tracker {
         for (plan, _, _) in stages.iter().filter(|(_, _, egress)| *egress) {
             plan.judge(allowed, &self.facts, &mut self.back);
         }
+        let firsts = (allowed & !later).count_ones() as usize;
+        self.tables.v4.prefetch_oldest(firsts);
+        self.tables.v6.prefetch_oldest(firsts);
         let mut admitted = stateless & !denied;
         let mut desk = Desk::new(&self.settings, &self.around, adjacencies, self.proxy.as_ref(), &mut self.notes, cx);
         for i in bits(todo & !stateless) {

@@ -95,7 +95,8 @@ fn limits_are_the_appliance_s() {
             let (pipeline, sheet) = &mut workers[usize::from(n) % 2];
             let mut batch: Box<Batch> = packets::batch(&mut heap, [udp(host, n)]);
             decode(&mut batch, Depth::L4);
-            pipeline.process(&mut batch, &mut Cx { now: 1_700_000_000_000_000_000, sheet, log: &Log::NONE });
+            let mut cx = Cx { now: 1_700_000_000_000_000_000, sheet, log: &Log::NONE };
+            pipeline.process(&mut batch, &mut cx, &mut ());
             passed[usize::from(host)] += bits(batch.leaving).count();
             packets::give_back(&mut heap, &mut batch);
         }
