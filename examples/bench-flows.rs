@@ -97,7 +97,12 @@ fn write_capture(mut out: impl Write, kind: Kind, mut frame: Vec<u8>, flows: u32
 }
 
 /// The flows, each as its opening leaves it, good for an hour from `saved` on.
-fn write_flows<E: Entry>(mut writer: Writer<impl Write>, kind: Kind, flows: u32, saved: u64) -> Result<(), Box<dyn Error>> {
+fn write_flows<E: Entry>(
+    mut writer: Writer<impl Write>,
+    kind: Kind,
+    flows: u32,
+    saved: u64,
+) -> Result<(), Box<dyn Error>> {
     let (states, numbers) = if kind.is_tcp() { opened(kind)? } else { Default::default() };
     let body = Body {
         expires: ticks(saved + 3_600_000_000_000),

@@ -6,9 +6,9 @@
 
 pub mod cookie;
 pub mod entry;
+pub mod file;
 pub mod fragments;
 pub mod limits;
-pub mod file;
 pub mod region;
 pub mod shared;
 pub mod source;

@@ -192,16 +192,18 @@ impl<E: Entry> Table<E> {
         &mut self.entries[index as usize]
     }
 
-    /// First pass: the bucket of a hash is asked for.
+    /// First pass: the bucket of a hash is asked for. The result is its number.
     #[inline(always)]
-    pub fn prefetch(&self, hash: u32) {
-        arch::prefetch(&self.buckets[self.first(hash)]);
+    pub fn prefetch(&self, hash: u32) -> u32 {
+        let first = self.first(hash);
+        arch::prefetch(&self.buckets[first]);
+        first as u32
     }
 
     /// Second pass: the first entry of the bucket that may be it is asked for, its second line too if `whole`.
     #[inline(always)]
-    pub fn candidate(&self, hash: u32, whole: bool) -> Candidate {
-        let bucket = &self.buckets[self.first(hash)];
+    pub fn candidate(&self, bucket: u32, hash: u32, whole: bool) -> Candidate {
+        let bucket = &self.buckets[bucket as usize];
         let found = matching(bucket, tag(hash));
         if found == 0 {
             return if bucket.elsewhere == 0 { Candidate::NONE } else { Candidate::ELSEWHERE };
@@ -255,7 +257,7 @@ impl<E: Entry> Table<E> {
 
     /// All three passes for one tuple.
     pub fn lookup(&self, hash: u32, key: &E::Key) -> Option<u32> {
-        self.find(hash, self.candidate(hash, false), key)
+        self.find(hash, self.candidate(self.first(hash) as u32, hash, false), key)
     }
 
     /// Files a flow that is not in the table; it counts as half-open if `body` says so. `evicted` is called with a flow that has
@@ -477,7 +479,8 @@ impl<E: Entry> Table<E> {
 
     /// Asks for what `count` insertions of half-open flows will evict, as far as the budget makes them.
     pub fn prefetch_oldest(&self, count: usize) {
-        let count = count.min(BATCH).saturating_sub(self.occupancy.budget.saturating_sub(self.occupancy.half_open) as usize);
+        let count =
+            count.min(BATCH).saturating_sub(self.occupancy.budget.saturating_sub(self.occupancy.half_open) as usize);
         let mut oldest = [NONE; BATCH];
         let mut at = self.oldest;
         for place in &mut oldest[..count] {

@@ -201,6 +201,7 @@ impl Tracker {
     #[inline]
     pub fn replay(&mut self, batch: &mut Batch, adjacencies: &Adjacencies, cx: &mut Cx<'_>) {
         let (mut v4, mut v6, mut errors): (Mask, Mask, Mask) = (0, 0, 0);
+        let mut buckets = [0; BATCH];
         for i in bits(batch.live) {
             let meta = &mut batch.metas[i];
             match meta.flags & (flag::IPV4 | flag::IPV6 | flag::ICMP_ERROR) {
@@ -209,14 +210,14 @@ impl Tracker {
                     if !self.hashed {
                         meta.hash = steer::hash(meta, self.key);
                     }
-                    self.tables.v4.prefetch(meta.hash);
+                    buckets[i] = self.tables.v4.prefetch(meta.hash);
                 }
                 flag::IPV6 => {
                     v6 |= 1 << i;
                     if !self.hashed {
                         meta.hash = steer::hash(meta, self.key);
                     }
-                    self.tables.v6.prefetch(meta.hash);
+                    buckets[i] = self.tables.v6.prefetch(meta.hash);
                 }
                 0 => {}
                 _ => errors |= 1 << i,
@@ -225,10 +226,10 @@ impl Tracker {
         batch.fresh = batch.live & !errors;
         let mut desk = Desk::new(&self.settings, &self.around, adjacencies, self.proxy.as_ref(), &mut self.notes, cx);
         if v4 != 0 {
-            look_up(&mut self.tables.v4, v4, batch, &mut desk, cx);
+            look_up(&mut self.tables.v4, v4, &buckets, batch, &mut desk, cx);
         }
         if v6 != 0 {
-            look_up(&mut self.tables.v6, v6, batch, &mut desk, cx);
+            look_up(&mut self.tables.v6, v6, &buckets, batch, &mut desk, cx);
         }
         desk.settle(cx);
         if errors != 0 {
@@ -811,11 +812,18 @@ fn error<E: Entry>(
 /// The second and third pass over the packets of one family. What is not settled is `fresh`, with `Meta::flow` set if it has
 /// an entry nevertheless.
 #[inline(always)]
-fn look_up<E: Entry>(table: &mut Table<E>, mask: Mask, batch: &mut Batch, desk: &mut Desk<'_>, cx: &mut Cx<'_>) {
+fn look_up<E: Entry>(
+    table: &mut Table<E>,
+    mask: Mask,
+    buckets: &[u32; BATCH],
+    batch: &mut Batch,
+    desk: &mut Desk<'_>,
+    cx: &mut Cx<'_>,
+) {
     let mut candidates = [Candidate::NONE; BATCH];
     for i in bits(mask) {
         let meta = &batch.metas[i];
-        candidates[i] = table.candidate(meta.hash, meta.proto == protocol::TCP);
+        candidates[i] = table.candidate(buckets[i], meta.hash, meta.proto == protocol::TCP);
     }
     let mut flows = [NO_FLOW; BATCH];
     let mut known: Mask = 0;
@@ -1006,12 +1014,15 @@ impl Around {
     /// Where a packet's addresses are valid. On a wire each VLAN is a network of its own.
     #[inline(always)]
     pub fn scope(&self, meta: &Meta) -> Scope {
-        let mut scope = self.scopes[usize::from(meta.port)];
-        if meta.has(flag::VLAN) && scope.wire != 0 {
-            scope.domain = meta.vlan + 1;
-        }
-        scope
+        let scope = self.scopes[usize::from(meta.port)];
+        if meta.has(flag::VLAN) { tagged(scope, meta.vlan) } else { scope }
     }
+}
+
+/// The scope of packets of a VLAN.
+#[cold]
+fn tagged(scope: Scope, vlan: u16) -> Scope {
+    if scope.wire == 0 { scope } else { Scope { domain: vlan + 1, ..scope } }
 }
 
 /// The class of a flow without states of its own whose answer was seen.
