@@ -95,8 +95,7 @@ fn limits_are_the_appliance_s() {
             let (pipeline, sheet) = &mut workers[usize::from(n) % 2];
             let mut batch: Box<Batch> = packets::batch(&mut heap, [udp(host, n)]);
             decode(&mut batch, Depth::L4);
-            let mut cx = Cx { now: 1_700_000_000_000_000_000, sheet, log: &Log::NONE };
-            pipeline.process(&mut batch, &mut cx, &mut ());
+            pipeline.process(&mut batch, &mut Cx { now: 1_700_000_000_000_000_000, sheet, log: &Log::NONE }, &mut ());
             passed[usize::from(host)] += bits(batch.leaving).count();
             packets::give_back(&mut heap, &mut batch);
         }
