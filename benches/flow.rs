@@ -3,7 +3,7 @@
 //!
 //! Each figure is the time of a batch of 64; criterion's throughput line gives packets per second. Beside it stands the share
 //! of an empty turn: the rate divided by that of a worker that passes the same frames unread, both measured in turns, so that
-//! what else the machine does falls on both. Before the sizes of tables that do not fit any cache, mind what the machine has.
+//! what else the machine does falls on both. Ten million flows take 1.5 GB, on huge pages if there are enough.
 
 use std::collections::VecDeque;
 use std::hint::black_box;
@@ -92,7 +92,9 @@ impl Drop for Recycled {
 impl Io for Recycled {
     #[inline(never)]
     fn rx(&mut self, port: u8, burst: usize, frames: &mut [Frame; BATCH]) -> usize {
-        if let Some((_, bytes)) = self.offered.pop_front_if(|(to, _)| *to == port) {
+        if self.offered.front().is_some_and(|(to, _)| *to == port)
+            && let Some((_, bytes)) = self.offered.pop_front()
+        {
             // The template's length stays: what is behind a packet is padding.
             let mut frame = self.take();
             frame.bytes_mut()[..bytes.len()].copy_from_slice(&bytes);
