@@ -21,7 +21,7 @@ use crate::stage::pipeline::{Blueprint, Pipeline, Witness, port_counter};
 use crate::stage::synproxy::Note;
 use crate::stage::{Cx, Depth, Row};
 use crate::stats::{Account, Engine, Published, Reason, Sheet};
-use crate::wire::ethernet::Rewrite;
+use crate::wire::ethernet::{Ethernet, Rewrite};
 
 mod fragments;
 
@@ -437,9 +437,12 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let Some(first) = bits(batch.leaving).next() else { return };
         let out = batch.metas[first].out;
         let longest = self.mtus.get(usize::from(out)).map_or(0, |mtu| usize::from(*mtu) + self.unread);
+        let untagged = longest + Ethernet::LEN;
         let mut together = true;
         for i in bits(batch.leaving) {
-            together &= batch.metas[i].out == out && batch.frames[i].len() <= longest + batch.metas[i].l3();
+            let len = batch.frames[i].len();
+            let fits = len <= untagged || len <= longest + batch.metas[i].l3();
+            together &= fits && batch.metas[i].out == out;
         }
         // No gaps: nothing of the batch died or moved, or only what stood behind.
         together &= batch.leaving & batch.leaving.wrapping_add(1) == 0;

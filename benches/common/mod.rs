@@ -62,28 +62,31 @@ impl Kind {
         }
     }
 
-    /// A packet of flow 0 in the midst of the flow: of TCP a segment with data, in the window.
-    pub fn packet(self) -> Vec<u8> {
-        let (client, server) = self.ends();
-        let payload: &[u8] = match self {
+    fn payload(self) -> &'static [u8] {
+        match self {
             Kind::Udp => &[0; 18],
             Kind::Tcp => &[0; 6],
             _ => &[],
-        };
+        }
+    }
+
+    /// A packet of flow 0 in the midst of the flow: of TCP a segment in the window, over IPv4 with data.
+    pub fn packet(self) -> Vec<u8> {
+        let (client, server) = self.ends();
         let packet = if self.is_tcp() {
-            let flags = if payload.is_empty() { ACK } else { ACK | PSH };
-            Packet::tcp(client, server).flags(flags).sequence(CLIENT_ISN + 1).acknowledgment(SERVER_ISN + 1)
+            let segment = Packet::tcp(client, server).flags(ACK | PSH);
+            segment.sequence(CLIENT_ISN + 1).acknowledgment(SERVER_ISN + 1)
         } else {
             Packet::udp(client, server)
         };
-        packet.payload(payload).bytes()
+        packet.payload(self.payload()).bytes()
     }
 
     /// What opens flow 0, in order; true for what the server sends.
     pub fn opening(self) -> Vec<(bool, Vec<u8>)> {
         let (client, server) = self.ends();
         if !self.is_tcp() {
-            return vec![(false, self.packet()), (true, Packet::udp(server, client).payload(&[0; 18]).bytes())];
+            return vec![(false, self.packet()), (true, Packet::udp(server, client).payload(self.payload()).bytes())];
         }
         let syn = Packet::tcp(client, server).flags(SYN).sequence(CLIENT_ISN);
         let answer = Packet::tcp(server, client).flags(SYN | ACK).sequence(SERVER_ISN).acknowledgment(CLIENT_ISN + 1);
@@ -152,7 +155,9 @@ impl Stamp {
             bytes[24..26].copy_from_slice(&sum.word(0, host).finish().to_be_bytes());
         }
         let sum = self.transport_sum.word(0, host).word(FIRST_PORT, sport).finish();
-        bytes[self.sum..self.sum + 2].copy_from_slice(&sum.max(1).to_be_bytes());
+        // Of UDP zero would say that there is none (RFC 768); to TCP both zeros are the same.
+        let sum = if sum == 0 { 0xffff } else { sum };
+        bytes[self.sum..self.sum + 2].copy_from_slice(&sum.to_be_bytes());
     }
 }
 

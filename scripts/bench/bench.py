@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 from typing import Callable, NamedTuple, Optional
@@ -17,29 +18,64 @@ FLOWS = (1, 1000, 65536, 262144)
 WIRE = '[pipeline]\nstages = ["cross"]\n[cross]\nwire = [{ ports = ["in", "out"] }]\n'
 WIRE_MAC = WIRE.replace("] }", '], rewrite_mac = true, peers = ["02:00:00:00:00:0a", "02:00:00:00:00:0b"] }')
 WIRE_ACL = WIRE.replace('["cross"]', '["cross", "acl"]')
+TRACKED = WIRE.replace('["cross"]', '["conntrack", "cross", "acl"]')
+
+
+class Point(NamedTuple):
+    """Where a case is measured."""
+
+    rules: int
+    flows: int
+    # What the frames are: udp, tcp, udp6, tcp6.
+    kind: str = "udp"
 
 
 class Case(NamedTuple):
     """What flowgate is to do, and with whom to compare it."""
 
-    # The configuration behind [worker], [memory], [[port]] in and out, and [control], for a number of rules.
-    config: Callable[[int], str]
+    # The configuration behind [worker], [memory], [[port]] in and out, and [control], at a point.
+    config: Callable[[Point], str]
     # testpmd's forwarding mode to compare with, besides io.
     peer: Optional[str] = None
-    # (rules, flows) to measure, and those of a quick run.
-    points: tuple = tuple((0, flows) for flows in FLOWS)
-    quick: tuple = tuple((0, flows) for flows in FLOWS)
+    # What to measure, and what in a quick run.
+    points: tuple = tuple(Point(0, flows) for flows in FLOWS)
+    quick: tuple = tuple(Point(0, flows) for flows in FLOWS)
+    # The flows are in the table from the start, open at both ends.
+    open: bool = False
+    # IPv4 flows the table has room for, if not the default.
+    table: Optional[int] = None
+    # Nothing leaves: the rate is that of the packets received.
+    drops: bool = False
 
 
 RULES = (1, 100, 1000, 10000)
-ALL_RULES = tuple((rules, flows) for rules in RULES for flows in FLOWS)
-SOME_RULES = tuple((rules, 1000) for rules in RULES) + ((1000, 65536),)
+ALL_RULES = tuple(Point(rules, flows) for rules in RULES for flows in FLOWS)
+SOME_RULES = tuple(Point(rules, 1000) for rules in RULES) + (Point(1000, 65536),)
+STATEFUL = (
+    tuple(Point(1000, flows, kind) for kind in ("udp", "tcp") for flows in FLOWS)
+    + tuple(Point(1000, 1000, kind) for kind in ("udp6", "tcp6"))
+    + tuple(Point(rules, 1000) for rules in (10, 10000))
+)
+NEW = tuple(Point(1000, 262144, kind) for kind in ("udp", "tcp"))
 
 CASES = {
-    "cross": Case(lambda rules: WIRE),
-    "cross-mac": Case(lambda rules: WIRE_MAC, peer="mac"),
-    "acl": Case(lambda rules: WIRE_ACL + traffic.acl(rules), points=ALL_RULES, quick=SOME_RULES),
-    "acl-wild": Case(lambda rules: WIRE_ACL + traffic.acl(rules, wild=True), points=ALL_RULES, quick=SOME_RULES),
+    "cross": Case(lambda at: WIRE),
+    "cross-mac": Case(lambda at: WIRE_MAC, peer="mac"),
+    "acl": Case(lambda at: WIRE_ACL + traffic.acl(at.rules), points=ALL_RULES, quick=SOME_RULES),
+    "acl-wild": Case(lambda at: WIRE_ACL + traffic.acl(at.rules, wild=True), points=ALL_RULES, quick=SOME_RULES),
+    "stateful": Case(
+        lambda at: TRACKED + traffic.acl(at.rules, kind=at.kind), points=STATEFUL, quick=STATEFUL, open=True
+    ),
+    # Twice as many flows come in turn as there are entries: when one comes again, its entry is another's by then.
+    "new-flows": Case(
+        lambda at: TRACKED + traffic.acl(at.rules, kind=at.kind) + '[conntrack.limit]\nhalf_open = "100%"\nsyn_proxy = "off"\n',
+        points=NEW,
+        quick=NEW,
+        table=131072,
+    ),
+    "denied-flood": Case(
+        lambda at: TRACKED + traffic.acl(at.rules, kind=at.kind, action="deny"), points=NEW, quick=NEW, drops=True
+    ),
 }
 
 
@@ -50,70 +86,114 @@ def note(text):
 class Bench:
     """One run of the bench: its captures and what was measured."""
 
-    def __init__(self, folder, program, rounds, seconds):
-        self.folder, self.program, self.rounds, self.seconds = folder, program, rounds, seconds
-        # Rates in Mpps by (system, case, rules, flows), one a round.
+    def __init__(self, folder, program, generator, rounds, seconds):
+        self.folder, self.program, self.generator = folder, program, generator
+        self.rounds, self.seconds = rounds, seconds
+        # Rates in Mpps by (system, case, point), one a round.
         self.rates = {}
+        # Packets that tracking judged or found invalid while they were counted, by case and point, over all rounds.
+        self.tracked = {}
 
-    def pcap(self, flows):
-        path = os.path.join(self.folder, f"{flows}.pcap")
-        if not os.path.exists(path):
-            traffic.write_pcap(path, flows)
+    def capture(self, case, at):
+        """The capture of a point. Frames of UDP over IPv4 alone need no generator."""
+        first = not case.open and at.kind != "udp"
+        path = os.path.join(self.folder, f"{at.kind}-{at.flows}{'-first' * first}.pcap")
+        if os.path.exists(path):
+            return path
+        if at.kind == "udp":
+            traffic.write_pcap(path, at.flows)
+        else:
+            run_generator(self.generator, [at.kind, str(at.flows), "--pcap", path] + ["--first"] * first)
         return path
 
-    def measure(self, system, case, rules, flows, start):
-        with start() as process:
-            process.rate(0.2)
-            mpps = process.rate(self.seconds) / 1e6
-        note(f"  {system:<9} {case:<10} rules {rules:>6}  flows {flows:>7}  {mpps:7.2f} Mpps")
-        self.rates.setdefault((system, case, rules, flows), []).append(mpps)
+    def open_flows(self, at):
+        """A file of the point's flows, which fits its rules."""
+        path = os.path.join(self.folder, f"{at.kind}-{at.flows}.flows")
+        if not os.path.exists(path):
+            run_generator(self.generator, [at.kind, str(at.flows), "--flows", path, "--rule", traffic.LAST])
+        return path
 
-    def testpmd(self, mode, flows):
-        self.measure("testpmd", mode, 0, flows, lambda: Testpmd(mode, self.pcap(flows), flows))
+    def measure(self, system, name, at, start):
+        with start() as process:
+            process.settle(at.flows)
+            before = process.tracked()
+            mpps = process.rate(self.seconds) / 1e6
+            after = process.tracked()
+        note(f"  {system:<9} {name:<12} rules {at.rules:>6}  {at.kind:<4} flows {at.flows:>7}  {mpps:7.2f} Mpps")
+        self.rates.setdefault((system, name, at), []).append(mpps)
+        if after:
+            counts = self.tracked.setdefault((name, at), {key: 0 for key in after})
+            for key in after:
+                counts[key] += after[key] - before[key]
+
+    def testpmd(self, mode, case, at):
+        at = at._replace(rules=0)
+        self.measure("testpmd", control(mode, case, at), at, lambda: Testpmd(mode, self.capture(case, at), at.flows))
+
+    def flowgate(self, name, case, at):
+        stages = case.config(at)
+        flows = self.open_flows(at) if case.open else None
+        options = {"table": case.table, "open_flows": flows, "drops": case.drops}
+        capture = self.capture(case, at)
+        self.measure("flowgate", name, at, lambda: Flowgate(self.program, self.folder, stages, capture, at.flows, **options))
 
     def run(self, name, case, points):
-        flows_of = sorted({flows for _, flows in points})
-        for at in range(self.rounds):
-            note(f"{name}, round {at + 1} of {self.rounds}")
-            for flows in flows_of:
-                self.testpmd("io", flows)
+        sources = sorted({(at.kind, at.flows) for at in points})
+        for number in range(self.rounds):
+            note(f"{name}, round {number + 1} of {self.rounds}")
+            for source in sources:
+                here = sorted(at for at in points if (at.kind, at.flows) == source)
+                self.testpmd("io", case, here[0])
                 if case.peer:
-                    self.testpmd(case.peer, flows)
-                for rules in sorted(rules for rules, at_flows in points if at_flows == flows and self.program):
-                    config = case.config(rules)
-                    start = lambda: Flowgate(self.program, self.folder, config, self.pcap(flows), flows)
-                    self.measure("flowgate", name, rules, flows, start)
+                    self.testpmd(case.peer, case, here[0])
+                for at in here if self.program else ():
+                    self.flowgate(name, case, at)
 
     def rows(self):
         """The figures. Those of one run of the bench share their controls."""
         median = {key: statistics.median(rates) for key, rates in self.rates.items()}
         result = []
-        for (system, case, rules, flows), rates in self.rates.items():
-            mpps = median[system, case, rules, flows]
+        for (system, name, at), rates in self.rates.items():
+            mpps = median[system, name, at]
+            case = CASES[name] if system == "flowgate" else None
+            of_testpmd = lambda mode: median["testpmd", control(mode, case, at), at._replace(rules=0)]
+            io = of_testpmd("io") if case else median["testpmd", name.replace(name.split()[0], "io"), at]
             row = {
                 "system": system,
-                "case": case,
-                "proto": "udp",
-                "family": "ipv4",
-                "flows": flows,
-                "rules": rules,
+                "case": name,
+                "proto": at.kind[:3],
+                "family": "ipv6" if at.kind.endswith("6") else "ipv4",
+                "flows": at.flows,
+                "rules": at.rules,
                 "routes": 0,
                 "workers": 1,
                 "mpps": round(mpps, 3),
                 "spread": round((max(rates) - min(rates)) / mpps, 3),
-                "ratio_to_io": round(mpps / median["testpmd", "io", 0, flows], 3),
+                "ratio_to_io": round(mpps / io, 3),
             }
-            peer = CASES[case].peer if system == "flowgate" else None
-            if peer:
-                row["peer"] = f"testpmd {peer}"
-                row["ratio_to_peer"] = round(mpps / median["testpmd", peer, 0, flows], 3)
+            if case and case.peer:
+                row["peer"] = f"testpmd {case.peer}"
+                row["ratio_to_peer"] = round(mpps / of_testpmd(case.peer), 3)
+            if (name, at) in self.tracked:
+                row.update(self.tracked[name, at])
             result.append(row)
         return result
 
 
+def control(mode, case, at):
+    """The name of a control: TCP's first segments are other frames than its later ones."""
+    return f"{mode} SYN" if at.kind.startswith("tcp") and not case.open else mode
+
+
+def run_generator(generator, arguments):
+    done = subprocess.run([generator, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Broken(f"{generator} {' '.join(arguments)}: {done.stderr.strip()}")
+
+
 def print_table(rows):
     columns = ["system", "case", "proto", "family", "flows", "rules", "routes", "workers", "mpps", "spread", "ratio_to_io",
-               "peer", "ratio_to_peer"]  # fmt: skip
+               "peer", "ratio_to_peer", "judged", "invalid"]  # fmt: skip
     cells = [columns] + [
         [f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
          for value in (row.get(column, "") for column in columns)]
@@ -139,6 +219,7 @@ def main():
     parser.add_argument("--svg", metavar="DIR", help="draw the rates into DIR (docs in a full run of all cases)")
     parser.add_argument("--rounds", type=int, help="rounds to take the median of")
     parser.add_argument("--flowgate", default="target/release/flowgate", help="the program to measure")
+    parser.add_argument("--generator", default="target/release/examples/bench-flows", help="the program that makes flows")
     parser.add_argument("--controls", action="store_true", help="measure testpmd alone, to see what the machine gives")
     options = parser.parse_args()
     if options.list:
@@ -151,12 +232,13 @@ def main():
     points = {name: CASES[name].quick if options.quick else CASES[name].points for name in names}
     rounds, seconds = (3, 0.5) if options.quick else (5, 2.0)
     if options.smoke:
-        points = {name: [next(point for point in points[name] if point[1] == 1000)] for name in names}
+        points = {name: [Point(0, 1000)._replace(rules=points[name][0].rules)] for name in names}
         rounds, seconds = 1, 0.2
     program = None if options.controls else options.flowgate
     draw = options.svg or ("docs" if not (options.quick or options.smoke or options.case or options.controls) else None)
 
-    check({flows for name in names for _, flows in points[name]}, program)
+    generator = options.generator if any(CASES[name].open or at.kind != "udp" for name in names for at in points[name]) else None
+    check({at.flows for name in names for at in points[name]}, program, generator, any(CASES[name].open for name in names))
     if draw:
         try:
             import plot
@@ -165,7 +247,7 @@ def main():
     # So that an end by signal ends what was started, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="flowgate-bench.") as folder:
-        bench = Bench(folder, program, options.rounds or rounds, seconds)
+        bench = Bench(folder, program, generator, options.rounds or rounds, seconds)
         for name in names:
             bench.run(name, CASES[name], points[name])
     rows = bench.rows()

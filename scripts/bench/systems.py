@@ -33,12 +33,18 @@ def buffers(flows):
     return flows + 16384
 
 
-def check(flows, flowgate):
+# Megabytes of huge pages for flow tables of the default size.
+TABLES = 224
+
+
+def check(flows, flowgate, generator, tables):
     """Raises Missing for what is not here."""
     if shutil.which("dpdk-testpmd") is None:
         raise Missing("dpdk-testpmd is missing; install the package dpdk (scripts/setup.sh does)")
     if flowgate is not None and not os.access(flowgate, os.X_OK):
         raise Missing(f"{flowgate} is missing; build it with cargo build --release")
+    if generator is not None and not os.access(generator, os.X_OK):
+        raise Missing(f"{generator} is missing; build it with cargo build --release --example bench-flows")
     if len(os.sched_getaffinity(0)) < 2:
         raise Missing("one core is not enough: a worker needs one to itself beside the control threads'")
     try:
@@ -46,7 +52,7 @@ def check(flows, flowgate):
             free = int(file.read()) * 2
     except OSError:
         free = 0
-    need = max(map(memory, flows))
+    need = max(map(memory, flows)) + TABLES * tables
     if free < need:
         raise Missing(f"{need} MB of free 2 MB huge pages are needed, there are {free}; scripts/setup.sh sets them up")
     if os.geteuid() != 0:
@@ -157,13 +163,25 @@ class Process:
         """Packets it has transmitted so far, and when that was true."""
         raise NotImplementedError
 
+    def settle(self, flows):
+        """Lets it forward until every flow has come twice, and caches know them."""
+        before, _ = self.sent()
+        deadline = time.monotonic() + 20
+        time.sleep(0.2)
+        while self.sent()[0] < before + 2 * flows and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    def tracked(self):
+        """What connection tracking counted so far, if there is any."""
+        return {}
+
     def rate(self, seconds):
-        """Packets transmitted per second over an interval."""
+        """Packets transmitted (or received, where nothing leaves) per second over an interval."""
         before, began = self.sent()
         time.sleep(seconds)
         after, ended = self.sent()
         if after <= before:
-            raise self.broken("transmits nothing")
+            raise self.broken("moves nothing")
         return (after - before) / (ended - began)
 
 
@@ -199,18 +217,20 @@ class Flowgate(Process):
 
     name = "flowgate"
 
-    def __init__(self, program, folder, stages, pcap, flows):
+    def __init__(self, program, folder, stages, pcap, flows, table=None, open_flows=None, drops=False):
         self.program, self.socket = program, os.path.join(folder, "flowgate.sock")
+        self.tracks, self.drops = "conntrack" in stages, drops
         source, sink = vdevs(pcap)
         config = os.path.join(folder, "bench.toml")
         with open(config, "w", encoding="utf-8") as file:
             file.write(
                 f"[worker]\ncores = [{WORKER_CORE}]\nmain_core = {CONTROL_CORE}\nburst = 64\n"
                 f'[memory]\nhugepages = "require"\npackets = {buffers(flows)}\n'
+                f"{f'flows = {table}' if table else ''}\n"
                 f'[[port]]\nname = "in"\ndevice = "{source}"\n[[port]]\nname = "out"\ndevice = "{sink}"\n'
                 f'[control]\nsocket = "{self.socket}"\n{stages}'
             )
-        super().__init__([program, "run", config])
+        super().__init__([program, "run", config] + (["--flows", open_flows] if open_flows else []))
 
     def begin(self):
         deadline = time.monotonic() + 60
@@ -222,12 +242,22 @@ class Flowgate(Process):
                     raise self.broken("does not answer on its socket") from None
                 time.sleep(0.2)
 
-    def sent(self):
-        ask = [self.program, "show", "ports", "--json", "--socket", self.socket]
+    def show(self, what):
+        ask = [self.program, "show", what, "--json", "--socket", self.socket]
         answer = subprocess.run(ask, capture_output=True, text=True, timeout=20, check=False)
-        now = time.monotonic()
         try:
-            port = next(port for port in json.loads(answer.stdout) if port["name"] == "out")
-            return port["tx_packets"], now
-        except (ValueError, KeyError, StopIteration) as error:
-            raise self.broken(f"does not show its ports: {answer.stderr.strip() or error!r}") from error
+            return json.loads(answer.stdout)
+        except ValueError as error:
+            raise self.broken(f"does not show its {what}: {answer.stderr.strip() or error!r}") from error
+
+    def sent(self):
+        ports = {port["name"]: port for port in self.show("ports")}
+        count = ports["in"]["rx_packets"] if self.drops else ports["out"]["tx_packets"]
+        return count, time.monotonic()
+
+    def tracked(self):
+        if not self.tracks:
+            return {}
+        stages = {stage["stage"]: stage for stage in self.show("pipeline")["stages"]}
+        judged = stages["conntrack"]["counters"]["new"] + sum(stages["acl"]["drops"].values())
+        return {"judged": judged, "invalid": sum(stages["conntrack"]["drops"].values())}

@@ -15,6 +15,11 @@ SOURCES = ipaddress.ip_network("10.1.0.0/16")
 DESTINATION = ipaddress.ip_address("192.0.2.1")
 DESTINATION_PORT = 4789
 FIRST_SOURCE_PORT = 10000
+# The same over IPv6, of which `bench-flows` makes the frames.
+SOURCES_V6 = "2001:db8:1::/48"
+DESTINATION_V6 = "2001:db8:2::1"
+# The last rule as files of flows name it.
+LAST = "acl/traffic"
 
 
 def checksum(header):
@@ -104,16 +109,22 @@ def rules(count, wild=False):
 
 
 @functools.lru_cache
-def acl(count, wild=False):
-    """The same as TOML."""
+def acl(count, wild=False, kind="udp", action="allow"):
+    """The same as TOML, for frames of `kind`; the last rule does `action`."""
+    proto = kind[:3]
     lines = ['[acl]\ndefault = "deny"\n']
-    for rule in rules(count, wild):
+    chosen = rules(count, wild)
+    chosen[-1]["action"] = action
+    if kind.endswith("6"):
+        chosen[-1].update(source=SOURCES_V6, destination=DESTINATION_V6)
+    for rule in chosen:
         low, high = rule["ports"] or (0, 0)
-        service = f"udp/{low}-{high}" if rule["ports"] else "udp"
+        service = f"{proto}/{low}-{high}" if rule["ports"] else proto
         lines.append(
             f'[[acl.rule]]\nsource = "{rule["source"]}"\ndestination = "{rule["destination"]}"\n'
             f'service = "{service}"\naction = "{rule["action"]}"\n'
         )
         if rule["source_ports"]:
             lines.append('source_port = "{}-{}"\n'.format(*rule["source_ports"]))
+    lines.append(f'name = "{LAST.removeprefix("acl/")}"\n')
     return "".join(lines)

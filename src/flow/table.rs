@@ -11,13 +11,14 @@
 //! **Expiry** is a hand that goes round over a bounded number of entries per tick.
 //!
 //! Lookups come in three passes over a batch, so that the lines they need are under way at once: [`Table::prefetch`] for the
-//! bucket, [`Table::candidates`] for the entries, [`Table::find`].
+//! bucket, [`Table::candidate`] for the entry, [`Table::find`].
 
 use std::io;
 
 use bytemuck::{Pod, Zeroable};
 
 use crate::arch;
+use crate::packet::{BATCH, Mask, bits};
 
 use super::entry::{Body, Entry, Key, mark};
 use super::limits::{Ledger, Token};
@@ -32,6 +33,8 @@ const SLOTS: usize = 8;
 const NONE: u32 = u32::MAX;
 /// Entries per hundred slots when every entry is taken.
 const LOAD: usize = 60;
+/// Entries that the hand visits at a time.
+const STRIDE: usize = 32;
 /// Buckets looked at for a place that can be freed.
 const REACH: usize = 64;
 
@@ -68,13 +71,15 @@ struct Head {
 
 const MAGIC: [u8; 8] = *b"flowgate";
 
-/// Which slots of a bucket may hold an entry.
+/// The entry that a tuple's flow has, if it has any; to be compared yet.
 #[derive(Clone, Copy, Debug)]
-pub struct Candidates(u8);
+pub struct Candidate(u32);
 
-impl Candidates {
-    /// None at all.
-    pub const NONE: Candidates = Candidates(0);
+impl Candidate {
+    /// There is no flow of the tuple.
+    pub const NONE: Candidate = Candidate(NONE);
+    /// It may be in its other bucket.
+    const ELSEWHERE: Candidate = Candidate(NONE - 1);
 }
 
 /// Why a flow got no entry: the table is full of flows that may not be evicted.
@@ -132,6 +137,7 @@ impl<E: Entry> Table<E> {
 
     /// An empty table of `entries` flows, of which `budget` may be half-open.
     pub fn new(entries: usize, budget: usize, placement: Placement) -> io::Result<Table<E>> {
+        // An index and a direction fit into 32 bits, and some are left that are none.
         let entries = entries.clamp(1, 1 << 30);
         let buckets = buckets_for(entries);
         let mut region = Region::new(footprint::<E>(entries), placement)?;
@@ -186,72 +192,72 @@ impl<E: Entry> Table<E> {
         &mut self.entries[index as usize]
     }
 
-    /// First pass: the bucket of a hash is asked for.
+    /// First pass: the bucket of a hash is asked for. The result is its number.
     #[inline(always)]
-    pub fn prefetch(&self, hash: u32) {
-        arch::prefetch(&self.buckets[self.first(hash)]);
+    pub fn prefetch(&self, hash: u32) -> u32 {
+        let first = self.first(hash);
+        arch::prefetch(&self.buckets[first]);
+        first as u32
     }
 
-    /// Second pass: which slots of the bucket may be it; the entry of the first is asked for, two lines of it if `whole`.
+    /// Second pass: the first entry of the bucket that may be it is asked for, its second line too if `whole`.
     #[inline(always)]
-    pub fn candidates(&self, hash: u32, whole: bool) -> Candidates {
-        let bucket = &self.buckets[self.first(hash)];
+    pub fn candidate(&self, bucket: u32, hash: u32, whole: bool) -> Candidate {
+        let bucket = &self.buckets[bucket as usize];
         let found = matching(bucket, tag(hash));
-        if found != 0 {
-            let slot = found.trailing_zeros() as usize & (SLOTS - 1);
-            if let Some(entry) = self.entries.get(bucket.entries[slot] as usize) {
-                arch::prefetch(entry);
-                let lines: &[[u8; 64]] = bytemuck::cast_slice(std::slice::from_ref(entry));
-                if whole || size_of::<E>() > 128 {
-                    arch::prefetch(&lines[1]);
-                }
-                if whole && size_of::<E>() > 128 {
-                    arch::prefetch(&lines[2]);
-                }
+        if found == 0 {
+            return if bucket.elsewhere == 0 { Candidate::NONE } else { Candidate::ELSEWHERE };
+        }
+        let index = bucket.entries[found.trailing_zeros() as usize & (SLOTS - 1)];
+        if let Some(entry) = self.entries.get(index as usize) {
+            arch::prefetch(entry);
+            let lines: &[[u8; 64]] = bytemuck::cast_slice(std::slice::from_ref(entry));
+            if whole || size_of::<E>() > 128 {
+                arch::prefetch(&lines[1]);
+            }
+            if whole && size_of::<E>() > 128 {
+                arch::prefetch(&lines[2]);
             }
         }
-        Candidates(found)
+        Candidate(index)
     }
 
     /// Third pass: the flow of a tuple, as `(index << 1) | direction`.
     #[inline(always)]
-    pub fn find(&self, hash: u32, Candidates(found): Candidates, key: &E::Key) -> Option<u32> {
+    pub fn find(&self, hash: u32, candidate: Candidate, key: &E::Key) -> Option<u32> {
+        match self.entries.get(candidate.0 as usize) {
+            Some(entry) if entry.key().is(key) => Some(candidate.0 << 1 | ORIGINAL as u32),
+            Some(entry) if entry.key().is(&key.reversed()) => Some(candidate.0 << 1 | REPLY as u32),
+            None if candidate.0 == NONE => None,
+            _ => self.search(hash, key),
+        }
+    }
+
+    /// Looks at all entries of both buckets that may be it.
+    #[inline(never)]
+    fn search(&self, hash: u32, key: &E::Key) -> Option<u32> {
         let first = self.first(hash);
         let bucket = &self.buckets[first];
-        if let Some(flow) = self.among(bucket, found, key) {
-            return Some(flow);
+        let found = self.among(bucket, tag(hash), key);
+        if found.is_some() || bucket.elsewhere == 0 {
+            return found;
         }
-        if bucket.elsewhere == 0 {
-            return None;
-        }
-        self.find_elsewhere(first, hash, key)
+        self.among(&self.buckets[self.other(first, tag(hash))], tag(hash), key)
     }
 
-    #[inline(never)]
-    fn find_elsewhere(&self, first: usize, hash: u32, key: &E::Key) -> Option<u32> {
-        let bucket = &self.buckets[self.other(first, tag(hash))];
-        self.among(bucket, matching(bucket, tag(hash)), key)
-    }
-
-    #[inline(always)]
-    fn among(&self, bucket: &Bucket, mut found: u8, key: &E::Key) -> Option<u32> {
-        while found != 0 {
-            let index = bucket.entries[found.trailing_zeros() as usize & (SLOTS - 1)];
+    fn among(&self, bucket: &Bucket, tag: u16, key: &E::Key) -> Option<u32> {
+        slots(matching(bucket, tag)).find_map(|slot| {
+            let index = bucket.entries[slot];
             let entry = self.entries[index as usize].key();
-            if entry == key {
-                return Some(index << 1 | ORIGINAL as u32);
-            }
-            if *entry == key.reversed() {
-                return Some(index << 1 | REPLY as u32);
-            }
-            found &= found - 1;
-        }
-        None
+            let original = entry.is(key);
+            let direction = if original { ORIGINAL } else { REPLY };
+            (original || entry.is(&key.reversed())).then_some(index << 1 | direction as u32)
+        })
     }
 
     /// All three passes for one tuple.
     pub fn lookup(&self, hash: u32, key: &E::Key) -> Option<u32> {
-        self.find(hash, self.candidates(hash, false), key)
+        self.find(hash, self.candidate(self.first(hash) as u32, hash, false), key)
     }
 
     /// Files a flow that is not in the table; it counts as half-open if `body` says so. `evicted` is called with a flow that has
@@ -369,7 +375,7 @@ impl<E: Entry> Table<E> {
         let (hash, half_open) = (body.hash, body.has(mark::HALF_OPEN));
         let first = self.first(hash);
         let second = self.other(first, tag(hash));
-        let slot_in = |bucket: &Bucket| (0..SLOTS).find(|s| bucket.tags[*s] != 0 && bucket.entries[*s] == index);
+        let slot_in = |bucket: &Bucket| slots(matching(bucket, tag(hash))).find(|slot| bucket.entries[*slot] == index);
         if let Some(slot) = slot_in(&self.buckets[first]) {
             self.buckets[first].tags[slot] = 0;
         } else if let Some(slot) = slot_in(&self.buckets[second]) {
@@ -436,20 +442,58 @@ impl<E: Entry> Table<E> {
     /// with each. Returns how many went.
     pub fn expire(&mut self, now: u32, count: usize, mut ended: impl FnMut(&E)) -> usize {
         let mut gone = 0;
-        for _ in 0..count.min(self.untouched as usize) {
+        let mut left = count.min(self.untouched as usize);
+        while left > 0 {
             if self.hand >= self.untouched {
                 self.hand = 0;
             }
-            let entry = &self.entries[self.hand as usize];
-            let body = entry.body();
-            if body.has(mark::USED) && has_passed(body.expires, now) {
-                ended(entry);
-                self.remove(self.hand);
-                gone += 1;
-            }
-            self.hand += 1;
+            let stride = left.min(STRIDE).min((self.untouched - self.hand) as usize);
+            gone += self.expire_stride(now, stride, &mut ended);
+            left -= stride;
         }
         gone
+    }
+
+    /// The same for a few entries in a row: first the lines that removing takes are asked for, of all of them at once.
+    fn expire_stride(&mut self, now: u32, stride: usize, ended: &mut impl FnMut(&E)) -> usize {
+        let first = self.hand as usize;
+        let mut due: Mask = 0;
+        for at in 0..stride {
+            if let Some(ahead) = self.entries.get(first + at + STRIDE) {
+                arch::prefetch(ahead);
+            }
+            let body = self.entries[first + at].body();
+            if body.has(mark::USED) && has_passed(body.expires, now) {
+                due |= 1 << at;
+                self.prefetch(body.hash);
+                arch::prefetch(&self.links[first + at]);
+            }
+        }
+        for at in bits(due) {
+            ended(&self.entries[first + at]);
+            self.remove((first + at) as u32);
+        }
+        self.hand += stride as u32;
+        due.count_ones() as usize
+    }
+
+    /// Asks for what `count` insertions of half-open flows will evict, as far as the budget makes them.
+    pub fn prefetch_oldest(&self, count: usize) {
+        let count =
+            count.min(BATCH).saturating_sub(self.occupancy.budget.saturating_sub(self.occupancy.half_open) as usize);
+        let mut oldest = [NONE; BATCH];
+        let mut at = self.oldest;
+        for place in &mut oldest[..count] {
+            let Some(entry) = self.entries.get(at as usize) else { break };
+            arch::prefetch(entry);
+            *place = at;
+            at = self.links[at as usize].newer;
+        }
+        for index in &oldest[..count] {
+            if let Some(entry) = self.entries.get(*index as usize) {
+                self.prefetch(entry.body().hash);
+            }
+        }
     }
 
     /// Looks at the next `count` entries from `cursor` on, and calls `with` for those in use until it returns false; the cursor
@@ -535,13 +579,16 @@ fn reduce(hash: u32, count: usize) -> usize {
     ((u64::from(hash) * count as u64) >> 32) as usize
 }
 
+/// The slots of a bucket that are set in a mask.
+#[inline(always)]
+fn slots(mask: u8) -> impl Iterator<Item = usize> {
+    bits(mask.into()).map(|slot| slot & (SLOTS - 1))
+}
+
+/// A bit for each slot that has this tag.
 #[inline(always)]
 fn matching(bucket: &Bucket, tag: u16) -> u8 {
-    let mut found = 0;
-    for slot in 0..SLOTS {
-        found |= u8::from(bucket.tags[slot] == tag) << slot;
-    }
-    found
+    arch::equal(&bucket.tags, tag)
 }
 
 #[inline(always)]

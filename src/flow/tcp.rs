@@ -428,7 +428,7 @@ impl Tcp {
         self.flags |= if segment.sack_permitted { known::SACK << direction } else { 0 };
         self.scale[direction] = segment.scale.unwrap_or(0).min(MAX_SCALE);
         if segment.has(ACK) {
-            self.acknowledge(direction, segment, 0);
+            self.acknowledge(direction, segment.acknowledgment, segment.window, 0);
         }
     }
 
@@ -439,18 +439,18 @@ impl Tcp {
         let (next, acked) = (segment.end(), segment.acknowledgment);
         self.ends[ORIGINAL] = End { next, limit: next.wrapping_add(MAX_WINDOW), acked, window: 0 };
         self.ends[REPLY] = End { next: acked, limit: acked, acked: segment.sequence, window: MAX_WINDOW };
-        self.acknowledge(ORIGINAL, segment, MAX_SCALE);
+        self.acknowledge(ORIGINAL, segment.acknowledgment, segment.window, MAX_SCALE);
     }
 
     /// Takes the acknowledgment and the window of a segment.
     #[inline(always)]
-    fn acknowledge(&mut self, direction: usize, segment: &Segment, scale: u8) {
-        let window = u32::from(segment.window) << (scale & 15);
+    fn acknowledge(&mut self, direction: usize, acknowledgment: u32, window: u16, scale: u8) {
+        let window = u32::from(window) << (scale & 15);
         // A window of nothing is probed with one byte (RFC 9293 section 3.8.6.1).
-        let limit = segment.acknowledgment.wrapping_add(window.max(1));
+        let limit = acknowledgment.wrapping_add(window.max(1));
         let end = &mut self.ends[direction];
-        if after(segment.acknowledgment, end.acked) {
-            end.acked = segment.acknowledgment;
+        if after(acknowledgment, end.acked) {
+            end.acked = acknowledgment;
         }
         end.window = end.window.max(window);
         let other = &mut self.ends[direction ^ 1];
@@ -534,7 +534,7 @@ impl Tcp {
         if after(segment.acknowledgment, self.ends[direction ^ 1].next) {
             self.ends[direction ^ 1].next = segment.acknowledgment;
         }
-        self.acknowledge(direction, segment, self.scale[direction]);
+        self.acknowledge(direction, segment.acknowledgment, segment.window, self.scale[direction]);
     }
 
     /// True if an acknowledgment covers the SYN of the other end, of which nothing is acknowledged yet, and nothing it never sent.
@@ -545,8 +545,68 @@ impl Tcp {
     }
 }
 
-/// Holds a segment to its connection and follows it. `class` is what the flow's life depends on so far.
+/// What of a segment the most common case asks for. Passed by value, it stays in registers.
+#[derive(Clone, Copy)]
+struct Numbers {
+    sequence: u32,
+    acknowledgment: u32,
+    len: u32,
+    window: u16,
+    flags: u8,
+}
+
+impl Numbers {
+    /// Of the segment that begins at the bytes' start and ends with them, if it has no options but timestamps as RFC 7323
+    /// appendix A places them.
+    #[inline(always)]
+    fn read(segment: &[u8]) -> Option<Numbers> {
+        let header = segment.first_chunk::<20>()?;
+        let header_len = match header[12] >> 4 {
+            5 => 20,
+            8 if segment.get(20..32)?.starts_with(&[1, 1, option::TIMESTAMPS, 10]) => 32,
+            _ => return None,
+        };
+        let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        Some(Numbers {
+            sequence: word(4),
+            acknowledgment: word(8),
+            len: (segment.len() - header_len) as u32,
+            window: u16::from_be_bytes([header[14], header[15]]),
+            flags: header[13],
+        })
+    }
+}
+
+/// Follows a segment of an open connection that is neither SYN, FIN nor RST and inside of all windows. False, with nothing
+/// changed, for any other.
 #[inline(always)]
+fn advance(states: States, tcp: &mut Tcp, direction: usize, segment: Numbers, tracking: Tracking) -> bool {
+    let direction = direction & 1;
+    let (mine, theirs) = (&tcp.ends[direction], &tcp.ends[direction ^ 1]);
+    let end = segment.sequence.wrapping_add(segment.len);
+    let is_common = states == OPEN
+        && segment.flags & (SYN | FIN | RST | ACK) == ACK
+        && tracking != Tracking::Sloppy
+        && !after(end, mine.limit)
+        && !after(mine.next.wrapping_sub(theirs.window), segment.sequence)
+        && theirs.next.wrapping_sub(segment.acknowledgment) <= mine.window.max(SKEW);
+    if is_common {
+        if after(end, mine.next) {
+            tcp.ends[direction].next = end;
+        }
+        tcp.acknowledge(direction, segment.acknowledgment, segment.window, tcp.scale[direction]);
+    }
+    is_common
+}
+
+/// Reads the segment that `bytes` are, and follows it if it is of the most common kind: its connection's class stays what it is.
+/// False, with nothing changed, if it takes [`follow`] to decide.
+#[inline(always)]
+pub fn follow_common(states: States, tcp: &mut Tcp, direction: usize, bytes: &[u8], tracking: Tracking) -> bool {
+    Numbers::read(bytes).is_some_and(|segment| advance(states, tcp, direction, segment, tracking))
+}
+
+/// Holds a segment to its connection and follows it. `class` is what the flow's life depends on so far.
 pub fn follow(
     states: &mut States,
     tcp: &mut Tcp,
@@ -556,23 +616,12 @@ pub fn follow(
     tracking: Tracking,
 ) -> Verdict {
     let direction = direction & 1;
-    let (mine, theirs) = (&tcp.ends[direction], &tcp.ends[direction ^ 1]);
-    let end = segment.sequence.wrapping_add(segment.len);
-    let is_common = *states == OPEN
-        && segment.flags & (SYN | FIN | RST | ACK) == ACK
-        && segment.sacked.is_none()
-        && tracking != Tracking::Sloppy
-        && !after(end, mine.limit)
-        && !after(mine.next.wrapping_sub(theirs.window), segment.sequence)
-        && theirs.next.wrapping_sub(segment.acknowledgment) <= mine.window.max(SKEW);
-    if !is_common {
-        return uncommon(states, tcp, direction, segment, tracking);
+    let Segment { sequence, acknowledgment, len, window, flags, .. } = *segment;
+    let numbers = Numbers { sequence, acknowledgment, len, window, flags };
+    if segment.sacked.is_none() && advance(*states, tcp, direction, numbers, tracking) {
+        return Verdict::Valid(class);
     }
-    if after(end, mine.next) {
-        tcp.ends[direction].next = end;
-    }
-    tcp.acknowledge(direction, segment, tcp.scale[direction]);
-    Verdict::Valid(class)
+    uncommon(states, tcp, direction, segment, tracking)
 }
 
 #[cold]
@@ -634,7 +683,7 @@ fn synchronize(states: &mut States, tcp: &mut Tcp, direction: usize, segment: &S
             if !tcp.acknowledges_syn(direction, segment) {
                 return Verdict::Invalid(Drops::BadAcknowledgment);
             }
-            tcp.acknowledge(direction, segment, 0);
+            tcp.acknowledge(direction, segment.acknowledgment, segment.window, 0);
             states.set(direction, if theirs == SynSent { SynReceived } else { Established });
             if theirs != SynSent {
                 tcp.settle_scale();

@@ -65,11 +65,11 @@ pub fn steer(meta: &mut Meta, frame: &Frame, key: Key) {
     };
 }
 
-/// The hash of a packet's own tuple, whatever the packet is: equal in both directions.
-#[inline]
+/// The hash of the tuple of a packet of IPv4 or IPv6, whatever else it is: equal in both directions.
+#[inline(always)]
 pub fn hash(meta: &Meta, key: Key) -> u32 {
-    // Ports mean something else where the flag is not set.
-    let (sport, dport) = if meta.has(flag::PORTS) { (meta.sport, meta.dport) } else { (0, 0) };
+    // Zero where there are no ports, as these are packets of IPv4 and IPv6.
+    let (sport, dport) = (meta.sport, meta.dport);
     if meta.has(flag::IPV6) {
         let source = end_v6(&meta.src, sport, key);
         join(source, end_v6(&meta.dst, dport, key), meta.proto.into(), key)

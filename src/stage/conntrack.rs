@@ -273,7 +273,7 @@ pub struct Tables {
 #[derive(Clone, Debug)]
 pub struct Around {
     /// By port: where the addresses of its packets are valid.
-    pub scopes: Vec<Scope>,
+    pub scopes: Box<[Scope; 256]>,
     /// By slot of a rule: its first counter in the sheet.
     pub rules: Vec<usize>,
     /// True if flows may be picked up in mid-stream, by default or by some rule.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::config::source::{Mistake, Mistakes};
 use crate::config::{Config, StageConfig};
 use crate::flow::Tracking;
+use crate::flow::entry::Scope;
 use crate::flow::limits::Limits;
 use crate::flow::region::Placement;
 use crate::log::Log;
@@ -171,7 +172,7 @@ fn around(settings: &Settings, stages: &[Compiled], rules: &Rules, ports: usize)
     };
     let mut mid_stream = rules.all().iter().filter_map(|rule| rule.tracking).chain([settings.tracking]);
     Around {
-        scopes: (0..ports).map(scope).collect(),
+        scopes: Box::new(std::array::from_fn(|port| if port < ports { scope(port) } else { Scope::default() })),
         rules: rules.all().iter().map(|rule| rule.counters).collect(),
         mid_stream: mid_stream.any(|tracking| matches!(tracking, Tracking::Loose | Tracking::Sloppy)),
         generation: 1,

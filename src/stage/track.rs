@@ -17,7 +17,7 @@ use bytemuck::Zeroable;
 use crate::flow::cookie::Cookies;
 use crate::flow::entry::{self, Body, Entry, Key as FlowKey, Scope, mark, opposite};
 use crate::flow::limits::{Ledger, Limits, Token};
-use crate::flow::table::{Candidates, Table};
+use crate::flow::table::{Candidate, Table};
 use crate::flow::tcp::{self, Segment, States, Tcp};
 use crate::flow::timeout::{Class, has_passed, ticks};
 use crate::flow::{Drops, ORIGINAL, REPLY, Tracking};
@@ -38,6 +38,9 @@ use super::{Action, Cx, FlowCommit, FlowPlan, Row, rule_counter};
 /// table of ten million is gone over in 10 s.
 const VISITS: usize = 1024;
 const ROUND: usize = 2000;
+
+/// Room for all classes: a power of two, so that a number is brought into it without a comparison.
+const CLASSES: usize = Class::ALL.len().next_power_of_two();
 
 /// A flow stage with its worker's part, and whether it decides the egress.
 pub type FlowStage = (Arc<dyn FlowPlan>, Box<dyn FlowCommit>, bool);
@@ -105,6 +108,8 @@ struct Desk<'a> {
     notes: &'a mut Notes,
     /// In ticks.
     now: u32,
+    /// By class: when a flow is forgotten that is seen now.
+    deadlines: [u32; CLASSES],
     run: Run,
     ignored: u64,
 }
@@ -196,33 +201,35 @@ impl Tracker {
     #[inline]
     pub fn replay(&mut self, batch: &mut Batch, adjacencies: &Adjacencies, cx: &mut Cx<'_>) {
         let (mut v4, mut v6, mut errors): (Mask, Mask, Mask) = (0, 0, 0);
+        let mut buckets = [0; BATCH];
         for i in bits(batch.live) {
             let meta = &mut batch.metas[i];
-            if !meta.any(flag::IPV4 | flag::IPV6) {
-                continue;
-            }
-            if meta.has(flag::ICMP_ERROR) {
-                errors |= 1 << i;
-                continue;
-            }
-            if !self.hashed {
-                meta.hash = steer::hash(meta, self.key);
-            }
-            if meta.has(flag::IPV4) {
-                v4 |= 1 << i;
-                self.tables.v4.prefetch(meta.hash);
-            } else {
-                v6 |= 1 << i;
-                self.tables.v6.prefetch(meta.hash);
+            match meta.flags & (flag::IPV4 | flag::IPV6 | flag::ICMP_ERROR) {
+                flag::IPV4 => {
+                    v4 |= 1 << i;
+                    if !self.hashed {
+                        meta.hash = steer::hash(meta, self.key);
+                    }
+                    buckets[i] = self.tables.v4.prefetch(meta.hash);
+                }
+                flag::IPV6 => {
+                    v6 |= 1 << i;
+                    if !self.hashed {
+                        meta.hash = steer::hash(meta, self.key);
+                    }
+                    buckets[i] = self.tables.v6.prefetch(meta.hash);
+                }
+                0 => {}
+                _ => errors |= 1 << i,
             }
         }
         batch.fresh = batch.live & !errors;
         let mut desk = Desk::new(&self.settings, &self.around, adjacencies, self.proxy.as_ref(), &mut self.notes, cx);
         if v4 != 0 {
-            look_up(&mut self.tables.v4, v4, batch, &mut desk, cx);
+            look_up(&mut self.tables.v4, v4, &buckets, batch, &mut desk, cx);
         }
         if v6 != 0 {
-            look_up(&mut self.tables.v6, v6, batch, &mut desk, cx);
+            look_up(&mut self.tables.v6, v6, &buckets, batch, &mut desk, cx);
         }
         desk.settle(cx);
         if errors != 0 {
@@ -273,6 +280,9 @@ impl Tracker {
         for (plan, _, _) in stages.iter().filter(|(_, _, egress)| *egress) {
             plan.judge(allowed, &self.facts, &mut self.back);
         }
+        let firsts = (allowed & !later).count_ones() as usize;
+        self.tables.v4.prefetch_oldest(firsts);
+        self.tables.v6.prefetch_oldest(firsts);
         let mut admitted = stateless & !denied;
         let mut desk = Desk::new(&self.settings, &self.around, adjacencies, self.proxy.as_ref(), &mut self.notes, cx);
         for i in bits(todo & !stateless) {
@@ -559,7 +569,7 @@ fn begin<E: Entry>(
     }
     let mut body = Body {
         adjacency: [action.adjacency, back.adjacency],
-        expires: desk.now.wrapping_add(desk.settings.timeouts[class as usize]),
+        expires: desk.deadline(class as u8),
         generation: desk.around.generation,
         rule: action.rule,
         ingress: [meta.port, action.out],
@@ -802,27 +812,42 @@ fn error<E: Entry>(
 /// The second and third pass over the packets of one family. What is not settled is `fresh`, with `Meta::flow` set if it has
 /// an entry nevertheless.
 #[inline(always)]
-fn look_up<E: Entry>(table: &mut Table<E>, mask: Mask, batch: &mut Batch, desk: &mut Desk<'_>, cx: &mut Cx<'_>) {
-    let mut found = [Candidates::NONE; BATCH];
+fn look_up<E: Entry>(
+    table: &mut Table<E>,
+    mask: Mask,
+    buckets: &[u32; BATCH],
+    batch: &mut Batch,
+    desk: &mut Desk<'_>,
+    cx: &mut Cx<'_>,
+) {
+    let mut candidates = [Candidate::NONE; BATCH];
     for i in bits(mask) {
         let meta = &batch.metas[i];
-        found[i] = table.candidates(meta.hash, meta.proto == protocol::TCP);
+        candidates[i] = table.candidate(buckets[i], meta.hash, meta.proto == protocol::TCP);
     }
+    let mut flows = [NO_FLOW; BATCH];
+    let mut known: Mask = 0;
     for i in bits(mask) {
         let meta = &batch.metas[i];
         let key = E::Key::of(meta, desk.around.scope(meta));
-        let Some(flow) = table.find(meta.hash, found[i], &key) else { continue };
-        let found = replay(table, flow, &mut batch.frames[i], &mut batch.metas[i], desk, cx);
-        match found {
-            Found::Passes => batch.fresh &= !(1 << i),
+        if let Some(flow) = table.find(meta.hash, candidates[i], &key) {
+            flows[i] = flow;
+            known |= 1 << i;
+        }
+    }
+    let mut settled: Mask = 0;
+    for i in bits(known) {
+        match replay(table, flows[i], &mut batch.frames[i], &mut batch.metas[i], desk, cx) {
+            Found::Passes => settled |= 1 << i,
             Found::Refused(reason) => {
-                batch.fresh &= !(1 << i);
+                settled |= 1 << i;
                 batch.drop(i, desk.settings.reasons.at(reason));
             }
-            Found::Stale | Found::Elsewhere => batch.metas[i].flow = flow,
+            Found::Stale | Found::Elsewhere => batch.metas[i].flow = flows[i],
             Found::Over => {}
         }
     }
+    batch.fresh &= !settled;
 }
 
 /// Holds a packet to its flow, and if it passes does to it what the entry says.
@@ -837,75 +862,98 @@ fn replay<E: Entry>(
 ) -> Found {
     let (index, direction) = (flow >> 1, (flow & 1) as usize);
     let body = table.entry_mut(index).body_mut();
-    if has_passed(body.expires, desk.now) {
-        table.remove(index);
-        cx.sheet.counters[desk.settings.counters + Counters::Expired.index()] += 1;
-        return Found::Over;
+    let is_current = !has_passed(body.expires, desk.now) && body.generation == desk.around.generation;
+    if !is_current || !body.has(mark::USED) || body.ingress[direction] != meta.port {
+        return unexpected(table, index, desk, cx);
     }
-    if body.generation != desk.around.generation {
-        return Found::Stale;
-    }
-    if body.ingress[direction] != meta.port {
-        return Found::Elsewhere;
-    }
-    let mut back = false;
+    // Whether it leaves the budget of half-open flows, and whether the packet goes back where it came from.
+    let (mut opens, mut back) = (false, false);
     if meta.proto == protocol::TCP && !meta.has(flag::LATER_FRAGMENT) {
         let proxied = body.has(mark::PROXIED);
         if proxied && let Err(reason) = toward_server(body, direction, frame, meta, desk, cx) {
             return Found::Refused(reason);
         }
-        let Some(segment) = frame.bytes().get(meta.l4()..meta.end()).and_then(Segment::read) else {
-            return Found::Refused(Drops::BadState);
-        };
-        if tcp::needs_checksum(segment.flags) && !sum_is_good(frame, meta) {
-            return Found::Refused(Drops::BadChecksum);
-        }
-        let was_half_open = body.has(mark::HALF_OPEN);
-        let (class, tracking) = (body.class(), body.tracking());
-        match tcp::follow(&mut body.states, &mut body.tcp, class, direction, &segment, tracking) {
-            tcp::Verdict::Valid(class) => {
-                body.class = class as u8;
-                body.expires = desk.now.wrapping_add(desk.settings.timeouts[class as usize]);
-                if was_half_open && !tcp::is_half_open(body.states) {
-                    table.establish(index);
+        let (states, tracking) = (body.states, body.tracking());
+        let segment = frame.bytes().get(meta.l4()..meta.end()).unwrap_or_default();
+        if tcp::follow_common(states, &mut body.tcp, direction, segment, tracking) {
+            body.expires = desk.deadline(body.class);
+        } else {
+            match follow(body, direction, frame, meta) {
+                tcp::Verdict::Valid(class) => {
+                    body.class = class as u8;
+                    body.expires = desk.deadline(class as u8);
+                    opens = body.has(mark::HALF_OPEN) && !tcp::is_half_open(body.states);
                 }
+                tcp::Verdict::Ignore => desk.ignored += 1,
+                tcp::Verdict::Reopen => {
+                    table.remove(index);
+                    return Found::Over;
+                }
+                tcp::Verdict::Invalid(reason) => return Found::Refused(reason),
             }
-            tcp::Verdict::Ignore => desk.ignored += 1,
-            tcp::Verdict::Reopen => {
-                table.remove(index);
-                return Found::Over;
-            }
-            tcp::Verdict::Invalid(reason) => return Found::Refused(reason),
         }
         if proxied && direction == REPLY {
-            let body = table.entry_mut(index).body_mut();
-            back = match toward_client(body, frame, meta, desk) {
-                Ok(back) => back,
-                Err(reason) => return Found::Refused(reason),
-            };
+            match toward_client(body, frame, meta, desk) {
+                Ok(to_server) => back = to_server,
+                Err(reason) => {
+                    if opens {
+                        table.establish(index);
+                    }
+                    return Found::Refused(reason);
+                }
+            }
         }
     } else {
         if direction == REPLY && !body.has(mark::REPLIED) {
             body.flags |= mark::REPLIED;
             body.class = answered(meta.proto) as u8;
-            if body.has(mark::HALF_OPEN) {
-                table.establish(index);
-            }
+            opens = body.has(mark::HALF_OPEN);
         }
-        let body = table.entry_mut(index).body_mut();
-        body.expires = desk.now.wrapping_add(desk.settings.timeouts[body.class() as usize]);
+        body.expires = desk.deadline(body.class);
     }
-    let body = table.entry_mut(index).body_mut();
-    body.count(direction, frame.len());
+    let len = frame.len();
+    body.count(direction, len);
     meta.flow = flow;
     meta.rule = body.rule;
     let (out, adjacency) = if back { (meta.port, 0) } else { (body.out[direction], body.adjacency[direction]) };
     meta.out = out;
-    desk.hit(body.rule, frame.len(), cx);
+    desk.hit(meta.rule, len, cx);
     if adjacency != 0 {
         desk.adjacencies.at(adjacency).write(frame.bytes_mut());
     }
+    if opens {
+        table.establish(index);
+    }
     Found::Passes
+}
+
+/// A packet that its entry does not expect: its time has passed, its rules are not those of now, or it is from elsewhere.
+#[cold]
+fn unexpected<E: Entry>(table: &mut Table<E>, index: u32, desk: &Desk<'_>, cx: &mut Cx<'_>) -> Found {
+    let body = table.entry(index).body();
+    if !body.has(mark::USED) {
+        // A packet before it in the batch has ended the flow.
+        return Found::Over;
+    }
+    if has_passed(body.expires, desk.now) {
+        table.remove(index);
+        cx.sheet.counters[desk.settings.counters + Counters::Expired.index()] += 1;
+        return Found::Over;
+    }
+    if body.generation != desk.around.generation { Found::Stale } else { Found::Elsewhere }
+}
+
+/// Holds any TCP segment to its connection.
+#[inline(never)]
+fn follow(body: &mut Body, direction: usize, frame: &Frame, meta: &Meta) -> tcp::Verdict {
+    let Some(segment) = frame.bytes().get(meta.l4()..meta.end()).and_then(Segment::read) else {
+        return tcp::Verdict::Invalid(Drops::BadState);
+    };
+    if tcp::needs_checksum(segment.flags) && !sum_is_good(frame, meta) {
+        return tcp::Verdict::Invalid(Drops::BadChecksum);
+    }
+    let (class, tracking) = (body.class(), body.tracking());
+    tcp::follow(&mut body.states, &mut body.tcp, class, direction, &segment, tracking)
 }
 
 impl<'a> Desk<'a> {
@@ -918,7 +966,18 @@ impl<'a> Desk<'a> {
         cx: &Cx<'_>,
     ) -> Desk<'a> {
         let run = Run { rule: NO_RULE, packets: 0, bytes: 0 };
-        Desk { settings, around, adjacencies, proxy, notes, now: ticks(cx.now), run, ignored: 0 }
+        let now = ticks(cx.now);
+        let mut deadlines = [now; CLASSES];
+        for (deadline, timeout) in deadlines.iter_mut().zip(&settings.timeouts) {
+            *deadline = now.wrapping_add(*timeout);
+        }
+        Desk { settings, around, adjacencies, proxy, notes, now, deadlines, run, ignored: 0 }
+    }
+
+    /// When a flow of this class is forgotten that is seen now.
+    #[inline(always)]
+    fn deadline(&self, class: u8) -> u32 {
+        self.deadlines[usize::from(class) % CLASSES]
     }
 
     /// Counts a packet for its rule.
@@ -955,12 +1014,15 @@ impl Around {
     /// Where a packet's addresses are valid. On a wire each VLAN is a network of its own.
     #[inline(always)]
     pub fn scope(&self, meta: &Meta) -> Scope {
-        let mut scope = self.scopes[usize::from(meta.port)];
-        if scope.wire != 0 && meta.has(flag::VLAN) {
-            scope.domain = meta.vlan + 1;
-        }
-        scope
+        let scope = self.scopes[usize::from(meta.port)];
+        if meta.has(flag::VLAN) { tagged(scope, meta.vlan) } else { scope }
     }
+}
+
+/// The scope of packets of a VLAN.
+#[cold]
+fn tagged(scope: Scope, vlan: u16) -> Scope {
+    if scope.wire == 0 { scope } else { Scope { domain: vlan + 1, ..scope } }
 }
 
 /// The class of a flow without states of its own whose answer was seen.

@@ -42,6 +42,31 @@ fn return_traffic_needs_no_rule() {
 }
 
 #[test]
+fn of_a_flow_that_is_over_many_packets_may_come_at_once() {
+    let mut bench = Bench::new(RULES);
+    let there = Packet::udp(A, B).bytes();
+    bench.push("lan", &there);
+    bench.pass(Duration::from_secs(121), false);
+    assert!(bench.push_all("lan", &[&there; 3]).iter().all(|end| sent(end, "wan")));
+    assert_eq!((bench.counter("conntrack", "new"), bench.counter("conntrack", "expired")), (2, 1));
+
+    let client = Packet::tcp(A, B);
+    let answer = Packet::tcp(B, A).flags(SYN | ACK).sequence(900).acknowledgment(101);
+    let syn = client.clone().sequence(100);
+    let last = client.clone().flags(ACK).sequence(101).acknowledgment(901);
+    let reset = client.clone().flags(RST).sequence(101);
+    for (port, packet) in [("lan", &syn), ("wan", &answer), ("lan", &last), ("lan", &reset)] {
+        assert_eq!(bench.push(port, &packet.bytes()).reason(), "sent");
+    }
+    let again = client.sequence(5000).bytes();
+    assert!(bench.push_all("lan", &[&again; 3]).iter().all(|end| sent(end, "wan")));
+    assert_eq!(bench.counter("conntrack", "new"), 4);
+    let tables = bench.tables().expect("flows");
+    tables.v4.check();
+    assert_eq!(tables.v4.occupancy().used, 2);
+}
+
+#[test]
 fn a_flow_is_forgotten_after_its_time_and_no_sooner() {
     for swept in [false, true] {
         let mut bench = Bench::new(RULES);
