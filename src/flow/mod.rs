@@ -9,6 +9,7 @@ pub mod entry;
 pub mod fragments;
 pub mod limits;
 pub mod file;
+pub mod filter;
 pub mod region;
 pub mod shared;
 pub mod source;
