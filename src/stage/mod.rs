@@ -41,6 +41,7 @@ pub mod prefix_set;
 pub mod synproxy;
 pub mod talkers;
 pub mod track;
+pub mod visit;
 
 /// What a worker lends a stage for the duration of a call.
 pub struct Cx<'a> {

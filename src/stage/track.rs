@@ -32,6 +32,7 @@ use crate::wire::{checksum, icmpv6, protocol};
 use super::apply::{Adjacencies, apply, refuse};
 use super::conntrack::{Around, Counters, Settings, SynProxy, Tables};
 use super::synproxy::{self, Note, Notes, Proof, Shift};
+use super::visit::Visit;
 use super::{Action, Cx, FlowCommit, FlowPlan, Row, rule_counter};
 
 /// Entries the hand visits in one upkeep at least, and how many upkeeps a round may take at most: with one every 5 ms, a
@@ -360,6 +361,14 @@ impl Tracker {
             }
         }
         desk.settle(cx);
+    }
+
+    /// Goes on with a visit to the flows.
+    pub fn visit(&mut self, visit: &mut Visit, cx: &mut Cx<'_>) -> bool {
+        let removed = visit.removed;
+        let done = visit.go_on(&mut self.tables);
+        cx.sheet.counters[self.settings.counters + Counters::Flushed.index()] += visit.removed - removed;
+        done
     }
 
     /// Upkeep: the hand moves on, and what is in the tables is noted.
