@@ -211,7 +211,13 @@ fn empty(kind: Kind, template: &[u8]) -> Subject {
 }
 
 /// Measures turns of a worker and of an empty one alternately.
-fn compare(criterion: &mut Criterion, group: &str, name: impl std::fmt::Display, mut subject: Subject, mut empty: Subject) {
+fn compare(
+    criterion: &mut Criterion,
+    group: &str,
+    name: impl std::fmt::Display,
+    mut subject: Subject,
+    mut empty: Subject,
+) {
     let (mut times, mut of_empty) = (Duration::ZERO, Duration::ZERO);
     let mut group = criterion.benchmark_group(group);
     group.throughput(Throughput::Elements(BATCH as u64));

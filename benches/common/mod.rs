@@ -55,7 +55,11 @@ impl Kind {
 
     /// The two ends of flow 0.
     fn ends(self) -> (&'static str, &'static str) {
-        if self.is_v4() { ("10.1.0.0:10000", "192.0.2.1:4789") } else { ("[2001:db8:1::]:10000", "[2001:db8:2::1]:4789") }
+        if self.is_v4() {
+            ("10.1.0.0:10000", "192.0.2.1:4789")
+        } else {
+            ("[2001:db8:1::]:10000", "[2001:db8:2::1]:4789")
+        }
     }
 
     /// A packet of flow 0 in the midst of the flow: of TCP a segment with data, in the window.
@@ -165,7 +169,8 @@ pub fn rules(count: usize, kind: Kind, action: &str) -> String {
     for n in 1..count {
         let mut prefix = |first: u32| {
             let len = 16 + random.below(17) as u32;
-            let bits = (first << 24 | (2 + random.below(254) as u32) << 16 | random.next() as u32 & 0xffff) >> (32 - len);
+            let bits =
+                (first << 24 | (2 + random.below(254) as u32) << 16 | random.next() as u32 & 0xffff) >> (32 - len);
             format!("{}/{len}", std::net::Ipv4Addr::from(bits << (32 - len)))
         };
         let (source, destination) = (prefix(10), prefix(192));

@@ -16,13 +16,14 @@ use crate::config::names::{Detail, Names, Service};
 use crate::config::notation::protocol_name;
 use crate::config::source::{At, Mistakes, Place, near_miss};
 use crate::flow::entry::{Body, Entry, EntryV4, EntryV6, Key, mark};
-use crate::flow::file::{self, Writer};
+use crate::flow::file::Writer;
 use crate::flow::filter::{self, Addresses, Counts, Filter, Ranges, Wanted};
 use crate::flow::table::Occupancy;
 use crate::flow::timeout::{TICK, ticks};
 use crate::flow::{ORIGINAL, REPLY};
 use crate::packet::meta::flag;
 use crate::stage::pipeline::Blueprint;
+use crate::stage::restore::saved_names;
 use crate::stage::visit::{Task, Visit};
 use crate::worker::Question;
 
@@ -105,9 +106,11 @@ impl Selection {
     pub fn compile(&self, names: &Names, blueprint: &Blueprint) -> Result<Filter, String> {
         let service = match &self.service[..] {
             [] => None,
-            list => Some(Ranges::new(resolved(list, "--service", |list, key, mistakes| {
-                names.resolve_services(list, key, mistakes)
-            })?.iter().map(services))),
+            list => Some(Ranges::new(
+                resolved(list, "--service", |list, key, mistakes| names.resolve_services(list, key, mistakes))?
+                    .iter()
+                    .map(services),
+            )),
         };
         Ok(Filter {
             from: ports(&self.from, "--from", names)?,
@@ -214,7 +217,9 @@ fn protocol(text: &str) -> Result<u8, String> {
 
 fn state(word: &str) -> Result<Wanted, String> {
     let words = Wanted::words();
-    let wrong = || format!("{}; states: {}", unknown("--state", "state", word, words.iter().map(String::as_str)), words.join(", "));
+    let wrong = || {
+        format!("{}; states: {}", unknown("--state", "state", word, words.iter().map(String::as_str)), words.join(", "))
+    };
     Wanted::parse(word).ok_or_else(wrong)
 }
 
@@ -306,7 +311,9 @@ impl Running {
                 Some(Sort::Bytes) => sum(|body, direction| body.bytes[direction]) as i64,
                 Some(Sort::Packets) => sum(|body, direction| body.packets(direction)) as i64,
                 Some(Sort::Age) => age(body, now).into(),
-                Some(Sort::Idle) => i64::from(lives.map_or(0, |lives| lives[body.class() as usize])) - i64::from(left(body, now)),
+                Some(Sort::Idle) => {
+                    i64::from(lives.map_or(0, |lives| lives[body.class() as usize])) - i64::from(left(body, now))
+                }
                 Some(Sort::Expires) => -i64::from(left(body, now)),
             })
         };
@@ -350,9 +357,9 @@ impl Running {
             }
             true
         })?;
-        let states = total.states().map(|(proto, state, flows)| {
-            json!({ "protocol": protocol_name(proto), "state": state, "flows": flows })
-        });
+        let states = total
+            .states()
+            .map(|(proto, state, flows)| json!({ "protocol": protocol_name(proto), "state": state, "flows": flows }));
         let states: Vec<Value> = states.collect();
         let of_rules = total.rules.iter().enumerate().filter(|(_, flows)| **flows > 0).map(|(slot, flows)| {
             let rule = rules.get(slot);
@@ -369,10 +376,14 @@ impl Running {
             return Err(Refusal::Question("say which flows are to be removed, or --all".into()));
         }
         let mut removed = 0;
-        self.visit(selection, || Task::Remove, |_, visit, done| {
-            removed += if done { visit.removed } else { 0 };
-            true
-        })?;
+        self.visit(
+            selection,
+            || Task::Remove,
+            |_, visit, done| {
+                removed += if done { visit.removed } else { 0 };
+                true
+            },
+        )?;
         Ok(json!({ "removed": removed }))
     }
 
@@ -399,7 +410,8 @@ impl Running {
     /// How full the tables are, all workers together.
     fn occupancy(&self, workers: &[[Occupancy; 2]]) -> Value {
         let of = |family: usize| {
-            let sum = |of: fn(&Occupancy) -> u32| workers.iter().map(|tables| u64::from(of(&tables[family]))).sum::<u64>();
+            let sum =
+                |of: fn(&Occupancy) -> u32| workers.iter().map(|tables| u64::from(of(&tables[family]))).sum::<u64>();
             json!({
                 "used": sum(|table| table.used),
                 "entries": sum(|table| table.entries),
@@ -446,15 +458,6 @@ impl Running {
             "expires_in": seconds(left(body, now)),
             "worker": worker,
         })
-    }
-}
-
-/// The names that a file's entries refer to.
-pub fn saved_names(config: &str, names: &Names, blueprint: &Blueprint) -> file::Names {
-    file::Names {
-        config: config.to_owned(),
-        rules: blueprint.rules.all().iter().map(|rule| format!("{}/{}", rule.stage, rule.name)).collect(),
-        ports: names.ports.iter().map(|port| port.name.clone()).collect(),
     }
 }
 

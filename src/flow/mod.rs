@@ -6,10 +6,10 @@
 
 pub mod cookie;
 pub mod entry;
-pub mod fragments;
-pub mod limits;
 pub mod file;
 pub mod filter;
+pub mod fragments;
+pub mod limits;
 pub mod region;
 pub mod shared;
 pub mod source;

@@ -38,6 +38,7 @@ pub mod ingress;
 pub mod pipeline;
 pub mod police;
 pub mod prefix_set;
+pub mod restore;
 pub mod synproxy;
 pub mod talkers;
 pub mod track;
