@@ -4,6 +4,7 @@
 //! error. Stopping takes everything down again in the opposite order and says whether every buffer came back.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,6 +20,7 @@ use crate::dpdk::error::Error;
 use crate::dpdk::pool::Pool;
 use crate::dpdk::port::{Place, Port, PortConfig, RxQueue, TxQueue};
 use crate::dpdk::ring::ring;
+use crate::flow::file::Unfit;
 use crate::flow::fragments::SLOTS;
 use crate::flow::region::Placement;
 use crate::io::dpdk::DpdkIo;
@@ -28,6 +30,7 @@ use crate::packet::steer::Key;
 use crate::policy;
 use crate::stage::conntrack::Tables;
 use crate::stage::pipeline::{self, Blueprint, follows};
+use crate::stage::restore::Saved;
 use crate::stats::Sheet;
 use crate::worker::{self, Handoff, Mailbox, Setup, Signals, Worker};
 
@@ -36,6 +39,8 @@ use crate::worker::{self, Handoff, Mailbox, Setup, Signals, Worker};
 pub enum Failure {
     /// Mistakes in the file.
     Findings(Vec<Mistake>),
+    /// The file of flows does not fit: one message, and what to do.
+    Flows(String),
     /// Something the machine lacks: one message, and what to do.
     Environment(String),
 }
@@ -129,8 +134,8 @@ struct Begun {
 }
 
 impl Appliance {
-    /// Starts what a file describes.
-    pub fn start(config: &Config) -> Result<Appliance, Failure> {
+    /// Starts what a file describes, with the flows of a file.
+    pub fn start(config: &Config, flows: Option<&Path>) -> Result<Appliance, Failure> {
         // Before the EAL starts, which pins its caller.
         let unknown = || Failure::Environment("cannot read which CPUs this process may use".into());
         let usable = core_affinity::get_core_ids().ok_or_else(unknown)?;
@@ -147,10 +152,10 @@ impl Appliance {
         if eal.hugepages() {
             memory::allow_hugepages();
         }
-        Appliance::begin(config, eal, &cores).inspect_err(|_| eal.close())
+        Appliance::begin(config, flows, eal, &cores).inspect_err(|_| eal.close())
     }
 
-    fn begin(config: &Config, eal: &'static Eal, cores: &[u16]) -> Result<Appliance, Failure> {
+    fn begin(config: &Config, flows: Option<&Path>, eal: &'static Eal, cores: &[u16]) -> Result<Appliance, Failure> {
         let workers = cores.len();
         let probed: Vec<Result<Port, Error>> =
             config.ports.iter().map(|port| Port::probe(eal, port.device.text())).collect();
@@ -161,6 +166,9 @@ impl Appliance {
         if !findings.is_empty() {
             return Err(Failure::Findings(findings));
         }
+        let saved =
+            flows.map(|path| Saved::check(path, &blueprint, &config.names).map_err(|unfit| refused(path, &unfit)));
+        let saved = saved.transpose()?;
         let ports = probed.into_iter().zip(&config.ports).map(|(port, of)| port.map_err(|error| about(of, &error)));
         let ports: Vec<Port> = ports.collect::<Result<_, _>>()?;
         check_queues(config, workers)?;
@@ -187,6 +195,14 @@ impl Appliance {
         let yields = config.worker.idle == Idle::Yield || config.worker.oversubscribe;
         let handoffs = handoffs(workers, &begun)?;
         let key = Key::random();
+        let mut all: Vec<_> = (0..workers).map(|worker| tables(&blueprint, eal, worker)).collect::<Result<_, _>>()?;
+        let mut notes = eal.notes().to_vec();
+        if let (Some(saved), Some(path)) = (saved, flows) {
+            let mut lent: Vec<Tables> = all.iter_mut().filter_map(Option::take).collect();
+            let restored = saved.load(&mut lent, key, clock.now()).map_err(|unfit| refused(path, &unfit))?;
+            notes.push(format!("{}: {restored}", path.display()));
+            all = lent.into_iter().map(Some).collect();
+        }
         let (mut running, mut views) = (Vec::new(), Vec::new());
         for (index, handoff) in handoffs.into_iter().enumerate() {
             let io = DpdkIo::new(take_queues(index, workers, &mut begun), pools[&eal_node(eal, index, &pools)].clone());
@@ -198,7 +214,7 @@ impl Appliance {
                 strip,
                 links: links.clone(),
                 key,
-                tables: tables(&blueprint, eal, index)?,
+                tables: all[index].take(),
                 handoff,
             };
             let published = Arc::new(blueprint.layout.published());
@@ -229,7 +245,6 @@ impl Appliance {
         let views_of_ports = ports.iter().map(|port| port.clone() as Arc<dyn PortView>).collect();
         let running_view = Arc::new(Running::new(config, blueprint, views, views_of_ports, links, tsc_hz));
         running_view.follow_links();
-        let notes = eal.notes().to_vec();
         Ok(Appliance { running: running_view, workers: running, signals, clock, ports, pools, eal, notes })
     }
 
@@ -292,6 +307,15 @@ fn tables(blueprint: &Blueprint, eal: &Eal, worker: usize) -> Result<Option<Tabl
         let what = format!("cannot take memory for the flow tables of worker {worker}: {error}");
         Failure::Environment(format!("{what}; lower memory.flows, or give the machine more memory or huge pages"))
     })
+}
+
+/// A file of flows that cannot be used.
+fn refused(path: &Path, unfit: &Unfit) -> Failure {
+    let message = format!("{}: {unfit}", path.display());
+    match unfit {
+        Unfit::Io(_) => Failure::Environment(message),
+        Unfit::Content(_) => Failure::Flows(message),
+    }
 }
 
 /// An error of a port's, under the port's name.

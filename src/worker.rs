@@ -19,6 +19,7 @@ use crate::packet::{BATCH, Batch, Frame, Mask, Meta, bits};
 use crate::stage::conntrack::Tables;
 use crate::stage::pipeline::{Blueprint, Pipeline, Witness, port_counter};
 use crate::stage::synproxy::Note;
+use crate::stage::visit::Visit;
 use crate::stage::{Cx, Depth, Row};
 use crate::stats::{Account, Engine, Published, Reason, Sheet};
 use crate::wire::ethernet::{Ethernet, Rewrite};
@@ -48,19 +49,38 @@ impl Observer for () {
     fn dropped(&mut self, _frame: &Frame, _meta: &Meta, _reason: Reason) {}
 }
 
-/// A request for a copy of a stage's state, which travels to a worker and back.
+/// A question, which travels to a worker and back with the answer. Whatever the answer needs of memory comes with it.
 #[derive(Debug)]
 pub struct Ask {
-    /// Position of the stage in the pipeline.
-    pub stage: usize,
-    /// A packet whose flow's entry is wanted, instead of a stage's state.
-    pub flow: Option<Meta>,
-    /// Where copying goes on.
-    pub cursor: usize,
-    /// What was copied; it is filled up to the capacity it came with.
-    pub rows: Vec<Row>,
-    /// True if nothing is left to copy.
+    /// Tells its answer from those to questions that nobody waits for any more.
+    pub number: u64,
+    /// What is asked.
+    pub question: Question,
+    /// True if nothing is left to answer.
     pub done: bool,
+}
+
+/// What a worker may be asked.
+#[derive(Debug)]
+pub enum Question {
+    /// A copy of a stage's state.
+    Stage {
+        /// Position of the stage in the pipeline.
+        position: usize,
+        /// Where copying goes on.
+        cursor: usize,
+        /// What was copied; it is filled up to the capacity it came with.
+        rows: Vec<Row>,
+    },
+    /// A copy of the entry of a packet's flow.
+    Flow {
+        /// The packet's facts.
+        facts: Meta,
+        /// The entry, if there is one.
+        rows: Vec<Row>,
+    },
+    /// The next of the flows that are meant.
+    Visit(Visit),
 }
 
 /// Where control asks a worker, and the worker answers.
@@ -583,14 +603,17 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let mut cx = Cx { now, sheet: &mut self.sheet, log: &self.log };
         self.pipeline.housekeep(&mut cx);
         self.expire_fragments(now);
+        let mut cx = Cx { now, sheet: &mut self.sheet, log: &self.log };
         if let Some(mut ask) = mailbox.asks.pop() {
-            ask.done = match (&ask.flow, self.pipeline.packet_stage(ask.stage)) {
-                (Some(facts), _) => {
-                    self.pipeline.tracker().into_iter().for_each(|tracker| tracker.copy(facts, &mut ask.rows));
+            ask.done = match &mut ask.question {
+                Question::Stage { position, cursor, rows } => {
+                    self.pipeline.packet_stage(*position).is_none_or(|stage| stage.snapshot(cursor, rows))
+                }
+                Question::Flow { facts, rows } => {
+                    self.pipeline.tracker().into_iter().for_each(|tracker| tracker.copy(facts, rows));
                     true
                 }
-                (None, Some(stage)) => stage.snapshot(&mut ask.cursor, &mut ask.rows),
-                (None, None) => true,
+                Question::Visit(visit) => self.pipeline.visit(visit, &mut cx),
             };
             // Never full: there are no more answers than asks, and as much room for them.
             let _ = mailbox.answers.push(ask);

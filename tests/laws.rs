@@ -17,7 +17,7 @@ use flowgate::packet::steer::Key;
 use flowgate::stage::pipeline::compile;
 use flowgate::stats::Account;
 use flowgate::testkit::packets::Packet;
-use flowgate::worker::{Ask, Handoff, Mailbox, Setup, Worker};
+use flowgate::worker::{Ask, Handoff, Mailbox, Question, Setup, Worker};
 
 /// Counts what the calling thread allocates and frees.
 struct Counting;
@@ -174,7 +174,8 @@ fn two_workers_keep_the_laws() {
         }
         for mailbox in &mailboxes {
             for stage in 0..blueprint.stages.len() {
-                let ask = Ask { stage, flow: None, cursor: 0, rows: Vec::with_capacity(64), done: false };
+                let question = Question::Stage { position: stage, cursor: 0, rows: Vec::with_capacity(64) };
+                let ask = Ask { number: 0, question, done: false };
                 let _ = mailbox.asks.push(Box::new(ask));
             }
         }

@@ -98,7 +98,7 @@ impl Explain {
             }
             (None, None) => return Err((USAGE, format!("expected a packet: {SYNTAX}"))),
         };
-        client::post(&self.socket, "/v1/explain", &question).map_err(|message| (ENVIRONMENT, message))
+        client::post(&self.socket, "/v1/explain", &question, client::PATIENCE).map_err(|message| (ENVIRONMENT, message))
     }
 
     /// The packet of the file that was asked for.

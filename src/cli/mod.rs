@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 pub mod check;
 pub mod describe;
 pub mod explain;
+pub mod flows;
 pub mod replay;
 pub mod report;
 pub mod run;
@@ -40,6 +41,8 @@ enum Command {
     Replay(replay::Replay),
     Explain(explain::Explain),
     Test(test::Test),
+    Flush(flows::Flush),
+    Flows(flows::Flows),
 }
 
 /// Runs the command that the process's arguments name.
@@ -52,6 +55,8 @@ pub fn main() -> ExitCode {
         Command::Replay(replay) => replay.run(),
         Command::Explain(explain) => explain.run(),
         Command::Test(test) => test.run(),
+        Command::Flush(flush) => flush.run(),
+        Command::Flows(flows) => flows.run(),
     }
 }
 

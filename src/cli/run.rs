@@ -1,16 +1,16 @@
 //! `flowgate run`: the appliance in the foreground, until a signal.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::ENVIRONMENT;
 use super::report::Refusal;
 use super::table::{self, grouped};
+use super::{ENVIRONMENT, FINDINGS};
 use crate::appliance::{Appliance, Failure, Stopped};
 use crate::config::Config;
 use crate::config::machine::Log;
@@ -27,6 +27,9 @@ use crate::verdict::Time;
 pub struct Run {
     /// The configuration file.
     config: String,
+    /// Go on with the flows of a file that "flowgate flows save" wrote. It is refused whole if it does not fit the config.
+    #[arg(long, value_name = "FILE")]
+    flows: Option<PathBuf>,
     /// Print the totals at the end as JSON.
     #[arg(long)]
     json: bool,
@@ -59,8 +62,12 @@ impl Run {
         };
         // Before anything is touched: a socket that is taken means that this appliance runs already.
         let socket = Socket::bind(Path::new(&config.control.socket.0)).map_err(environment)?;
-        let appliance = Appliance::start(&config).map_err(|failure| match failure {
+        let appliance = Appliance::start(&config, self.flows.as_deref()).map_err(|failure| match failure {
             Failure::Findings(mistakes) => refuse(mistakes),
+            Failure::Flows(message) => {
+                eprintln!("flowgate run: {message}");
+                ExitCode::from(FINDINGS)
+            }
             Failure::Environment(message) => environment(message),
         })?;
         for note in &appliance.notes {

@@ -1,13 +1,14 @@
 //! `flowgate show`: what the running process knows, as tables for people or JSON for scripts.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use super::ENVIRONMENT;
+use super::flows::Which;
 use super::table::{self, grouped};
+use super::{ENVIRONMENT, USAGE};
 use crate::control::client;
 
 /// Ask the running flowgate.
@@ -19,7 +20,7 @@ pub struct Show {
     #[arg(long)]
     stage: Option<String>,
     /// Rows to show, where there are many.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, visible_alias = "limit", default_value_t = 20)]
     top: usize,
     /// Also show what has counted nothing.
     #[arg(long)]
@@ -30,6 +31,8 @@ pub struct Show {
     /// The running process's control socket.
     #[arg(long, default_value = crate::config::DEFAULT_SOCKET)]
     socket: PathBuf,
+    #[command(flatten)]
+    flows: Which,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -46,20 +49,28 @@ enum What {
     Rules,
     /// The sources that send most.
     Talkers,
+    /// Flows: ends, state, rule, packets, times.
+    Flows,
 }
 
 impl Show {
     /// Runs the command.
     pub fn run(&self) -> ExitCode {
-        let resource = match self.what {
-            What::Ports => "/v1/ports".to_owned(),
-            What::Workers => "/v1/workers".to_owned(),
-            What::Pipeline => "/v1/pipeline".to_owned(),
-            What::Drops => "/v1/drops".to_owned(),
-            What::Rules => "/v1/rules".to_owned(),
-            What::Talkers => format!("/v1/stages/{}", self.stage.as_deref().unwrap_or("talkers")),
+        if self.what != What::Flows && !self.flows.is_empty() {
+            eprintln!("flowgate show: which flows, --sort and --count go with \"show flows\"");
+            return ExitCode::from(USAGE);
+        }
+        let ask = |resource: &str| client::ask(&self.socket, resource);
+        let asked = match self.what {
+            What::Ports => ask("/v1/ports"),
+            What::Workers => ask("/v1/workers"),
+            What::Pipeline => ask("/v1/pipeline"),
+            What::Drops => ask("/v1/drops"),
+            What::Rules => ask("/v1/rules"),
+            What::Talkers => ask(&format!("/v1/stages/{}", self.stage.as_deref().unwrap_or("talkers"))),
+            What::Flows => self.flows.ask(&self.socket, self.top),
         };
-        let value = match client::ask(Path::new(&self.socket), &resource) {
+        let value = match asked {
             Ok(value) => value,
             Err(message) => {
                 eprintln!("flowgate show: {message}");
@@ -82,16 +93,18 @@ impl Show {
             What::Drops => drops(value, self.all),
             What::Rules => rules(value, self.all),
             What::Talkers => talkers(value, self.top),
+            What::Flows => self.flows.print(value),
         }
     }
 }
 
-fn rows(value: &Value) -> &[Value] {
+/// The rows of a list.
+pub fn rows(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
 /// A value as a table cell: numbers grouped, nothing for null.
-fn cell(value: &Value) -> String {
+pub fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
         Value::String(text) => text.clone(),
@@ -187,11 +200,12 @@ fn rules(value: &Value, all: bool) {
             cell(&row["action"]),
             cell(&row["packets"]),
             cell(&row["bytes"]),
+            cell(&row["flows"]),
             last,
             format!("{}:{}", cell(&row["file"]), row["line"]),
         ]
     });
-    table::print(&["stage", "rule", "action", "packets", "bytes", "last hit", "place"], lines, &[3, 4, 5]);
+    table::print(&["stage", "rule", "action", "packets", "bytes", "flows", "last hit", "place"], lines, &[3, 4, 5, 6]);
     if !show_all && hidden > 0 {
         println!("{hidden} rules without a hit are not shown; --all shows them");
     }

@@ -1,16 +1,20 @@
 //! The API on the Unix socket: HTTP/1.1 and JSON, one resource per thing that `show` shows.
 
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
+use http_body_util::channel::{Channel, Sender};
 use serde_json::{Value, json};
 
 use super::Running;
+use super::flows::{Query, Refusal, Selection};
 use crate::stage::pipeline::port_counter;
 use crate::stage::rule_counter;
 use crate::stats::{Account, Sheet};
@@ -28,6 +32,10 @@ pub fn router(running: Arc<Running>) -> Router {
         .route("/v1/rules", get(|State(running): State<Arc<Running>>| async move { Json(rules(&running)) }))
         .route("/v1/stages/{instance}", get(stage))
         .route("/v1/explain", post(explain))
+        .route("/v1/flows", post(flows))
+        .route("/v1/flows/count", post(count_flows))
+        .route("/v1/flows/flush", post(flush_flows))
+        .route("/v1/flows/file", get(flows_file))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is no such resource") })
         .with_state(running)
 }
@@ -178,4 +186,79 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|digit| digit as u8)).collect();
     let digits = digits.filter(|digits| digits.len().is_multiple_of(2))?;
     Some(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+}
+
+/// Lets control ask the workers, and answers.
+async fn answer(ask: impl FnOnce() -> Result<Value, Refusal> + Send + 'static) -> Response {
+    match tokio::task::spawn_blocking(ask).await {
+        Ok(Ok(value)) => Json(value).into_response(),
+        Ok(Err(Refusal::Question(message))) => problem(StatusCode::BAD_REQUEST, &message),
+        Ok(Err(Refusal::Late(message))) => problem(StatusCode::SERVICE_UNAVAILABLE, &message),
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+/// Flows that are meant.
+async fn flows(State(running): State<Arc<Running>>, Json(query): Json<Query>) -> Response {
+    answer(move || running.show_flows(&query)).await
+}
+
+/// How many flows are meant, by state and rule.
+async fn count_flows(State(running): State<Arc<Running>>, Json(selection): Json<Selection>) -> Response {
+    answer(move || running.count_flows(&selection)).await
+}
+
+/// Flows to be removed.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Flush {
+    flows: Selection,
+    #[serde(default)]
+    all: bool,
+}
+
+/// Removes the flows that are meant.
+async fn flush_flows(State(running): State<Arc<Running>>, Json(flush): Json<Flush>) -> Response {
+    answer(move || running.flush_flows(&flush.flows, flush.all)).await
+}
+
+/// What goes to the asker as it is written, a block at a time.
+struct Stream {
+    sender: Sender<Bytes, io::Error>,
+    runtime: tokio::runtime::Handle,
+    block: Vec<u8>,
+}
+
+/// Bytes of a block.
+const BLOCK: usize = 1 << 20;
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.block.extend_from_slice(bytes);
+        if self.block.len() >= BLOCK {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let block = Bytes::from(std::mem::take(&mut self.block));
+        let sent = self.runtime.block_on(self.sender.send_data(block));
+        sent.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+    }
+}
+
+/// All flows, as the file that `run --flows` takes. If it breaks off, so does the connection.
+async fn flows_file(State(running): State<Arc<Running>>) -> Response {
+    if running.blueprint.conntrack.is_none() {
+        return problem(StatusCode::BAD_REQUEST, "the pipeline does not track connections");
+    }
+    let (sender, body) = Channel::new(2);
+    let mut stream = Stream { sender, runtime: tokio::runtime::Handle::current(), block: Vec::new() };
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = running.save_flows(&mut stream) {
+            stream.sender.abort(error);
+        }
+    });
+    Body::new(body).into_response()
 }

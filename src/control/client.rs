@@ -1,40 +1,70 @@
 //! Asking a running flowgate over its socket.
 
+use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::Response;
+use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 
 /// The most an answer may hold, in bytes.
 const ANSWER_LIMIT: usize = 64 << 20;
 
+/// How long an answer may take.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an answer may take for which workers look through their flows.
+pub const LONG: Duration = Duration::from_secs(120);
+
 /// Asks for a resource; the error says what was asked, what came back and what to do.
 pub fn ask(socket: &Path, resource: &str) -> Result<Value, String> {
-    converse(socket, resource, None)
+    converse(socket, resource, None, PATIENCE)
 }
 
 /// Sends a question that is more than a name, as [`ask`].
-pub fn post(socket: &Path, resource: &str, question: &Value) -> Result<Value, String> {
-    converse(socket, resource, Some(question))
+pub fn post(socket: &Path, resource: &str, question: &Value, patience: Duration) -> Result<Value, String> {
+    converse(socket, resource, Some(question), patience)
 }
 
-fn converse(socket: &Path, resource: &str, question: Option<&Value>) -> Result<Value, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| format!("cannot start a runtime: {error}"))?;
-    runtime.block_on(async {
-        let patience = std::time::Duration::from_secs(10);
-        tokio::time::timeout(patience, request(socket, resource, question))
+/// Writes what a resource holds; the errors are those of [`ask`].
+pub fn download(socket: &Path, resource: &str, out: &mut impl Write) -> Result<(), String> {
+    let name = socket.display();
+    let late = |_| format!("{name}: no answer within {PATIENCE:?}");
+    runtime()?.block_on(async {
+        let response = timeout(PATIENCE, send(socket, resource, None)).await.map_err(late)??;
+        if !response.status().is_success() {
+            return understand(socket, response).await.map(|_| ());
+        }
+        let mut body = response.into_body();
+        while let Some(frame) = timeout(PATIENCE, body.frame()).await.map_err(late)? {
+            let frame = frame.map_err(|error| format!("{name}: the answer broke off: {error}"))?;
+            if let Ok(bytes) = frame.into_data() {
+                out.write_all(&bytes).map_err(|error| format!("cannot write: {error}"))?;
+            }
+        }
+        Ok(())
+    })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| format!("cannot start a runtime: {error}"))
+}
+
+fn converse(socket: &Path, resource: &str, question: Option<&Value>, patience: Duration) -> Result<Value, String> {
+    runtime()?.block_on(async {
+        let answer = async { understand(socket, send(socket, resource, question).await?).await };
+        timeout(patience, answer)
             .await
             .unwrap_or_else(|_| Err(format!("{}: no answer within {patience:?}", socket.display())))
     })
 }
 
-async fn request(socket: &Path, resource: &str, question: Option<&Value>) -> Result<Value, String> {
+async fn send(socket: &Path, resource: &str, question: Option<&Value>) -> Result<Response<Incoming>, String> {
     let name = socket.display();
     let stream = UnixStream::connect(socket).await.map_err(|error| {
         format!("cannot ask {name}: {error}; is flowgate running, and is this its control.socket (--socket PATH)?")
@@ -50,8 +80,11 @@ async fn request(socket: &Path, resource: &str, question: Option<&Value>) -> Res
         .header(hyper::header::CONTENT_TYPE, "application/json")
         .body(Full::<Bytes>::from(question.map_or(Bytes::new(), |question| question.to_string().into())))
         .map_err(|error| format!("{resource}: {error}"))?;
-    let response = sender.send_request(request).await.map_err(broken)?;
-    let status = response.status();
+    sender.send_request(request).await.map_err(broken)
+}
+
+async fn understand(socket: &Path, response: Response<Incoming>) -> Result<Value, String> {
+    let (name, status) = (socket.display(), response.status());
     let body = Limited::new(response.into_body(), ANSWER_LIMIT)
         .collect()
         .await

@@ -9,15 +9,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::Config;
+use crate::config::names::Names;
 use crate::explain::Explainer;
 use crate::packet::Meta;
 use crate::stage::pipeline::Blueprint;
 use crate::stage::{Plan, Row};
 use crate::stats::{Published, Sheet};
-use crate::worker::{Ask, Mailbox};
+use crate::worker::{Ask, Mailbox, Question};
 
 pub mod api;
 pub mod client;
+pub mod flows;
 pub mod log;
 pub mod serve;
 
@@ -39,8 +41,10 @@ pub struct Running {
     pub started: SystemTime,
     /// Cycles of the time stamp counter in a second.
     pub tsc_hz: u64,
-    /// One question about stage state at a time, so that answers find their asker.
-    asking: Mutex<()>,
+    /// What is named in the config.
+    pub names: Names,
+    /// One question at a time, so that answers find their asker; how many there were.
+    asking: Mutex<u64>,
 }
 
 /// What control sees of a worker.
@@ -121,9 +125,10 @@ impl Running {
         links: Arc<AtomicU64>,
         tsc_hz: u64,
     ) -> Running {
-        let (explainer, config) = (Explainer::new(config, &blueprint), config.source.path().to_owned());
-        let asking = Mutex::new(());
-        Running { config, blueprint, explainer, workers, ports, links, started: SystemTime::now(), tsc_hz, asking }
+        let (explainer, path) = (Explainer::new(config, &blueprint), config.source.path().to_owned());
+        let names = config.names.clone();
+        let (asking, started) = (Mutex::new(0), SystemTime::now());
+        Running { config: path, blueprint, explainer, workers, ports, links, started, tsc_hz, names, asking }
     }
 
     /// Every worker's latest counters.
@@ -156,33 +161,31 @@ impl Running {
         let Some(Plan::Packet(plan)) = self.blueprint.stages.get(position).map(|stage| &stage.plan) else {
             return Ok(None);
         };
-        let _one_at_a_time = self.asking.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let mut rows = Vec::new();
-        for (index, worker) in self.workers.iter().enumerate() {
+        let mut all = Vec::new();
+        for worker in 0..self.workers.len() {
             let mut cursor = 0;
             loop {
-                let ask = Ask { stage: position, flow: None, cursor, rows: Vec::with_capacity(4096), done: false };
-                let answer = ask_worker(&worker.mailbox, ask, patience)
-                    .ok_or_else(|| format!("worker {index} did not answer within {patience:?}"))?;
-                rows.extend_from_slice(&answer.rows);
+                let question = Question::Stage { position, cursor, rows: Vec::with_capacity(4096) };
+                let answer = self.ask(worker, question, patience)?;
+                let Question::Stage { rows, cursor: behind, .. } = answer.question else { break };
+                all.extend_from_slice(&rows);
                 if answer.done {
                     break;
                 }
-                cursor = answer.cursor;
+                cursor = behind;
             }
         }
-        Ok(plan.show(&rows))
+        Ok(plan.show(&all))
     }
 
     /// A copy of the entry of the flow that packets with these facts belong to, from the worker that has it; empty if none has.
     pub fn ask_flow(&self, facts: &Meta, patience: Duration) -> Result<Vec<Row>, String> {
-        let _one_at_a_time = self.asking.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        for (index, worker) in self.workers.iter().enumerate() {
-            let ask = Ask { stage: 0, flow: Some(facts.clone()), cursor: 0, rows: Vec::with_capacity(4), done: false };
-            let answer = ask_worker(&worker.mailbox, ask, patience)
-                .ok_or_else(|| format!("worker {index} did not answer within {patience:?}"))?;
-            if !answer.rows.is_empty() {
-                return Ok(answer.rows);
+        for worker in 0..self.workers.len() {
+            let question = Question::Flow { facts: facts.clone(), rows: Vec::with_capacity(4) };
+            if let Question::Flow { rows, .. } = self.ask(worker, question, patience)?.question
+                && !rows.is_empty()
+            {
+                return Ok(rows);
             }
         }
         Ok(Vec::new())
@@ -195,23 +198,23 @@ impl Running {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
         Ok(self.explainer.json(&self.explainer.explain(port, frame, now, &flow)))
     }
-}
 
-/// Puts one question to a worker and waits for the answer.
-fn ask_worker(mailbox: &Mailbox, ask: Ask, patience: Duration) -> Option<Box<Ask>> {
-    // Answers to questions somebody gave up on.
-    while mailbox.answers.pop().is_some() {}
-    let (stage, flow, cursor) = (ask.stage, ask.flow.clone(), ask.cursor);
-    mailbox.asks.push(Box::new(ask)).ok()?;
-    let since = Instant::now();
-    while since.elapsed() < patience {
-        match mailbox.answers.pop() {
-            // The answer moves the cursor on, so an answer to an abandoned question is told by its stage and a cursor behind.
-            Some(answer) if answer.stage == stage && answer.flow == flow && answer.cursor >= cursor => {
-                return Some(answer);
+    /// Puts one question to a worker and waits for the answer; the error says who did not answer.
+    fn ask(&self, worker: usize, question: Question, patience: Duration) -> Result<Box<Ask>, String> {
+        let mut asked = self.asking.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        *asked += 1;
+        let mailbox = &self.workers[worker].mailbox;
+        let late = || format!("worker {worker} did not answer within {patience:?}");
+        mailbox.asks.push(Box::new(Ask { number: *asked, question, done: false })).map_err(|_| late())?;
+        let since = Instant::now();
+        while since.elapsed() < patience {
+            match mailbox.answers.pop() {
+                Some(answer) if answer.number == *asked => return Ok(answer),
+                // To a question that somebody gave up on.
+                Some(_) => {}
+                None => std::thread::sleep(Duration::from_micros(200)),
             }
-            _ => std::thread::sleep(Duration::from_micros(200)),
         }
+        Err(late())
     }
-    None
 }

@@ -36,6 +36,14 @@ pub trait Key: Pod + Eq {
     fn facts(&self) -> Meta;
     /// Where it is valid.
     fn scope(&self) -> Scope;
+    /// The same tuple somewhere else.
+    fn within(self, scope: Scope) -> Self;
+    /// Source and destination address, in wire order.
+    fn addresses(&self) -> (&[u8], &[u8]);
+    /// Source and destination port, or what stands for them.
+    fn ports(&self) -> (u16, u16);
+    /// Protocol number.
+    fn protocol(&self) -> u8;
 }
 
 macro_rules! key {
@@ -95,6 +103,22 @@ macro_rules! key {
 
             fn scope(&self) -> Scope {
                 Scope { domain: self.domain, wire: self.wire }
+            }
+
+            fn within(self, scope: Scope) -> Self {
+                $name { domain: scope.domain, wire: scope.wire, ..self }
+            }
+
+            fn addresses(&self) -> (&[u8], &[u8]) {
+                (&self.src, &self.dst)
+            }
+
+            fn ports(&self) -> (u16, u16) {
+                (self.sport, self.dport)
+            }
+
+            fn protocol(&self) -> u8 {
+                self.proto
             }
         }
     };

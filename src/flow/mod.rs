@@ -8,6 +8,7 @@
 pub mod cookie;
 pub mod entry;
 pub mod file;
+pub mod filter;
 pub mod fragments;
 pub mod limits;
 pub mod region;

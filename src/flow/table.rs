@@ -86,6 +86,17 @@ impl Candidate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
+/// What becomes of an entry that is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sweep {
+    /// It stays.
+    Keep,
+    /// It goes.
+    Remove,
+    /// It stays for now, and is the first to be looked at next time.
+    Pause,
+}
+
 /// How full a table is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Occupancy {
@@ -494,6 +505,25 @@ impl<E: Entry> Table<E> {
                 self.prefetch(entry.body().hash);
             }
         }
+    }
+
+    /// As [`walk`](Table::walk), and does with each entry what `with` says.
+    pub fn sweep(&mut self, cursor: &mut u32, count: usize, mut with: impl FnMut(&E) -> Sweep) -> bool {
+        for _ in 0..count {
+            if *cursor >= self.untouched {
+                return true;
+            }
+            let entry = &self.entries[*cursor as usize];
+            if entry.body().has(mark::USED) {
+                match with(entry) {
+                    Sweep::Keep => {}
+                    Sweep::Remove => self.remove(*cursor),
+                    Sweep::Pause => return false,
+                }
+            }
+            *cursor += 1;
+        }
+        *cursor >= self.untouched
     }
 
     /// Looks at the next `count` entries from `cursor` on, and calls `with` for those in use until it returns false; the cursor

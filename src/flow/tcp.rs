@@ -152,7 +152,8 @@ const fn after(a: u32, b: u32) -> bool {
 
 impl State {
     /// By number.
-    const ALL: [State; 11] = [
+    /// All of them, by number.
+    pub const ALL: [State; 11] = [
         State::Closed,
         State::Listen,
         State::SynSent,

@@ -156,6 +156,8 @@ crate::lines! {
         Evicted = "evicted",
         /// Flows judged again and found to be forbidden now.
         Revoked = "revoked",
+        /// Flows that the operator had removed.
+        Flushed = "flushed",
         /// TCP segments that passed without being believed.
         Ignored = "ignored",
         /// ICMP errors that passed with the flow they are about.

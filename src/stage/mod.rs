@@ -38,9 +38,11 @@ pub mod ingress;
 pub mod pipeline;
 pub mod police;
 pub mod prefix_set;
+pub mod restore;
 pub mod synproxy;
 pub mod talkers;
 pub mod track;
+pub mod visit;
 
 /// What a worker lends a stage for the duration of a call.
 pub struct Cx<'a> {

@@ -24,6 +24,7 @@ use super::conntrack::{Around, Conntrack, Settings, Tables};
 use super::ingress::Ports;
 use super::synproxy::Note;
 use super::track::{FlowStage, Tracker, conclude};
+use super::visit::Visit;
 use super::{Action, AnyConfig, Cx, Depth, Finding, Kind, LintCx, PacketStage, Plan, PlanCx, Rule, Rules, Stage};
 
 /// A compiled pipeline, shared read-only by all workers.
@@ -427,6 +428,11 @@ impl Pipeline {
         if let Some(tracker) = &mut self.tracker {
             tracker.housekeep(cx);
         }
+    }
+
+    /// Goes on with a visit to the flows; true if it is done.
+    pub fn visit(&mut self, visit: &mut Visit, cx: &mut Cx<'_>) -> bool {
+        self.tracker.as_mut().is_none_or(|tracker| tracker.visit(visit, cx))
     }
 
     /// The packet stage at a position of the blueprint, if it is one.

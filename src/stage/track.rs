@@ -32,6 +32,7 @@ use crate::wire::{checksum, icmpv6, protocol};
 use super::apply::{Adjacencies, apply, refuse};
 use super::conntrack::{Around, Counters, Settings, SynProxy, Tables};
 use super::synproxy::{self, Note, Notes, Proof, Shift};
+use super::visit::Visit;
 use super::{Action, Cx, FlowCommit, FlowPlan, Row, rule_counter};
 
 /// Entries the hand visits in one upkeep at least, and how many upkeeps a round may take at most: with one every 5 ms, a
@@ -370,6 +371,14 @@ impl Tracker {
             }
         }
         desk.settle(cx);
+    }
+
+    /// Goes on with a visit to the flows.
+    pub fn visit(&mut self, visit: &mut Visit, cx: &mut Cx<'_>) -> bool {
+        let removed = visit.removed;
+        let done = visit.go_on(&mut self.tables);
+        cx.sheet.counters[self.settings.counters + Counters::Flushed.index()] += visit.removed - removed;
+        done
     }
 
     /// Upkeep: the hand moves on, and what is in the tables is noted.
@@ -719,34 +728,53 @@ fn renew<E: Entry>(
     cx: &mut Cx<'_>,
 ) -> Result<(), Action> {
     let mut facts = [const { Meta::UNKNOWN }; BATCH];
-    let mut actions = [Action::OPEN; BATCH];
+    let mut actions = [[Action::OPEN; BATCH]; 2];
     facts[0] = entry::facts(table.entry(index));
-    let denied = judge(stages, 1, 0, &facts, &mut actions, &mut |_, _, _, _| ());
-    let there = actions[0];
+    let plans = stages.iter().map(|(plan, _, egress)| (&**plan, *egress));
+    let denied = judge_again(plans, 1, &mut facts, &mut actions);
+    let [there, back] = [actions[0][0], actions[1][0]];
     if denied != 0 {
         table.remove(index);
         cx.sheet.counters[desk.settings.counters + Counters::Revoked.index()] += 1;
         return Err(there);
     }
-    facts[0] = entry::reversed(&facts[0], there.out);
-    actions[0] = Action::OPEN;
-    for (plan, _, _) in stages.iter().filter(|(_, _, egress)| *egress) {
-        plan.judge(1, &facts, &mut actions);
-    }
-    let back = actions[0];
     if let Some(limits) = &desk.around.limits
         && table.entry(index).body().rule != there.rule
     {
         table.charge(index, limits.restore(&table.entry(index).key().facts(), there.rule, cx.now));
     }
-    let body = table.entry_mut(index).body_mut();
-    body.generation = desk.around.generation;
+    put(table.entry_mut(index).body_mut(), [&there, &back], desk.settings, desk.around);
+    Ok(())
+}
+
+/// What flow stages (and whether they decide the egress) decide now of flows that there are, by the facts of their first
+/// packets: the way there and the way back. Returns those that are denied.
+pub fn judge_again<'p>(
+    plans: impl Iterator<Item = (&'p dyn FlowPlan, bool)> + Clone,
+    todo: Mask,
+    facts: &mut [Meta; BATCH],
+    [there, back]: &mut [[Action; BATCH]; 2],
+) -> Mask {
+    let mut denied = 0;
+    bits(todo).for_each(|i| (there[i], back[i]) = (Action::OPEN, Action::OPEN));
+    for (plan, _) in plans.clone() {
+        denied |= plan.judge(todo & !denied, facts, there);
+    }
+    bits(todo & !denied).for_each(|i| facts[i] = entry::reversed(&facts[i], there[i].out));
+    for (plan, _) in plans.filter(|(_, egress)| *egress) {
+        plan.judge(todo & !denied, facts, back);
+    }
+    denied
+}
+
+/// Puts what was decided again into a flow's entry.
+pub fn put(body: &mut Body, [there, back]: [&Action; 2], settings: &Settings, around: &Around) {
+    body.generation = around.generation;
     body.rule = there.rule;
     body.adjacency = [there.adjacency, back.adjacency];
     body.ingress[REPLY] = there.out;
     body.out = [there.out, back.out];
-    body.tracking = there.tracking.unwrap_or(desk.settings.tracking) as u8;
-    Ok(())
+    body.tracking = there.tracking.unwrap_or(settings.tracking) as u8;
 }
 
 /// Finds the flow that an ICMP error is about, and sends the error the way back if the quote is believable: the packet quoted

@@ -1,0 +1,221 @@
+//! Saved flows put into new tables, before the first packet.
+//!
+//! Owns whether a file's flows fit the pipeline. A file is read twice: to the end, to see that it is whole and that every rule
+//! and port its flows refer to is there, so that a file that does not fit changes nothing; then into the tables.
+//!
+//! Every flow is judged again, as after a change of rules: what the rules forbid now is left out, and how packets leave is
+//! what the pipeline says now. Kept are the protocol's state (windows included), counters, age, and what is left of its time.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::fs::File;
+use std::path::Path;
+
+use crate::config::names::Names;
+use crate::flow::ORIGINAL;
+use crate::flow::entry::{self, Body, Entry, Key as FlowKey, Scope, mark};
+use crate::flow::file::{self, Chunk, Reader, Unfit};
+use crate::flow::table::Table;
+use crate::flow::timeout::{TICK, has_passed, ticks};
+use crate::packet::steer::{self, Key, owner};
+use crate::packet::{BATCH, Meta, NO_PORT, NO_RULE, bits};
+
+use super::conntrack::{Around, Settings, Tables};
+use super::pipeline::Blueprint;
+use super::track::{judge_again, put};
+use super::{Action, FlowPlan, Plan};
+
+/// The names that a file's entries refer to.
+pub fn saved_names(config: &str, names: &Names, blueprint: &Blueprint) -> file::Names {
+    file::Names {
+        config: config.to_owned(),
+        rules: blueprint.rules.all().iter().map(|rule| format!("{}/{}", rule.stage, rule.name)).collect(),
+        ports: names.ports.iter().map(|port| port.name.clone()).collect(),
+    }
+}
+
+/// What became of a file's flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Flows that go on.
+    pub flows: u64,
+    /// Their time has passed since.
+    pub expired: u64,
+    /// The rules do not allow them any more.
+    pub denied: u64,
+    /// Half-open flows beyond the budget.
+    pub crowded: u64,
+}
+
+impl fmt::Display for Restored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} flows go on", self.flows)?;
+        for (count, why) in [
+            (self.expired, "have expired since"),
+            (self.denied, "are not allowed any more"),
+            (self.crowded, "half-open ones are beyond the budget"),
+        ] {
+            if count > 0 {
+                write!(f, ", {count} {why}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file whose flows fit.
+pub struct Saved<'a> {
+    path: &'a Path,
+    blueprint: &'a Blueprint,
+    settings: &'a Settings,
+    around: &'a Around,
+    /// By the file's index of a port: ours.
+    ports: Vec<u8>,
+}
+
+impl<'a> Saved<'a> {
+    /// Reads a file to its end and compares it with the pipeline.
+    pub fn check(path: &'a Path, blueprint: &'a Blueprint, names: &Names) -> Result<Saved<'a>, Unfit> {
+        let refuse = |message: String| Unfit::Content(format!("{message}, or start without --flows"));
+        let Some((settings, around)) = &blueprint.conntrack else {
+            return Err(refuse(
+                "the pipeline does not track connections: put \"conntrack\" into [pipeline] stages".into(),
+            ));
+        };
+        let mut reader = open(path)?;
+        let theirs = reader.names().clone();
+        let ours = saved_names("", names, blueprint).rules;
+        let ours: HashSet<&String> = ours.iter().collect();
+        let gone = |name: &String| !ours.contains(name);
+        let mut missing_rules: Vec<bool> = theirs.rules.iter().map(gone).collect();
+        missing_rules.resize(usize::from(NO_RULE) + 1, false);
+        let ports: Vec<Option<u8>> = theirs.ports.iter().map(|port| names.port(port)).collect();
+        while let Some(chunk) = reader.chunk()? {
+            let each = |body: &Body| {
+                let port = |port: u8| port != NO_PORT && ports[usize::from(port)].is_none();
+                if let Some(port) = body.ingress.into_iter().chain(body.out).find(|at| port(*at)) {
+                    let name = &theirs.ports[usize::from(port)];
+                    return Err(refuse(format!(
+                        "it has flows of port {name:?}, which the config does not have: add it"
+                    )));
+                }
+                if missing_rules[usize::from(body.rule)] {
+                    let name = &theirs.rules[usize::from(body.rule)];
+                    return Err(refuse(format!(
+                        "it has flows that rule {name:?} admitted, which is not there: add it"
+                    )));
+                }
+                Ok(())
+            };
+            match chunk {
+                Chunk::V4(entries) => entries.iter().try_for_each(|entry| each(entry.body()))?,
+                Chunk::V6(entries) => entries.iter().try_for_each(|entry| each(entry.body()))?,
+            }
+        }
+        let ports = ports.into_iter().map(|port| port.unwrap_or(NO_PORT)).collect();
+        Ok(Saved { path, blueprint, settings, around, ports })
+    }
+
+    /// Puts its flows into the workers' tables, which are those that `key` steers to at `now` (Unix nanoseconds).
+    pub fn load(&self, tables: &mut [Tables], key: Key, now: u64) -> Result<Restored, Unfit> {
+        let mut reader = open(self.path)?;
+        let mut restored = Restored::default();
+        // Times are compared as numbers that wrap.
+        let forgotten = now.saturating_sub(reader.saved()) >> TICK > 1 << 30;
+        while let Some(chunk) = reader.chunk()? {
+            match chunk {
+                Chunk::V4(entries) if forgotten => restored.expired += entries.len() as u64,
+                Chunk::V6(entries) if forgotten => restored.expired += entries.len() as u64,
+                Chunk::V4(entries) => self.put(entries, tables, |tables| &mut tables.v4, key, now, &mut restored)?,
+                Chunk::V6(entries) => self.put(entries, tables, |tables| &mut tables.v6, key, now, &mut restored)?,
+            }
+        }
+        Ok(restored)
+    }
+}
+
+impl Saved<'_> {
+    fn put<E: Entry>(
+        &self,
+        entries: &[E],
+        tables: &mut [Tables],
+        family: impl Fn(&mut Tables) -> &mut Table<E>,
+        key: Key,
+        now: u64,
+        restored: &mut Restored,
+    ) -> Result<(), Unfit> {
+        let now = ticks(now);
+        let mut facts = [const { Meta::UNKNOWN }; BATCH];
+        let mut actions = [[Action::OPEN; BATCH]; 2];
+        for batch in entries.chunks(BATCH) {
+            let mut moved: Vec<E> = Vec::with_capacity(BATCH);
+            for entry in batch {
+                if has_passed(entry.body().expires, now) || entry.body().ingress[ORIGINAL] == NO_PORT {
+                    restored.expired += 1;
+                    continue;
+                }
+                let entry = self.moved(entry, key, now);
+                facts[moved.len()] = entry::facts(&entry);
+                moved.push(entry);
+            }
+            let todo = u64::MAX.checked_shr((BATCH - moved.len()) as u32).unwrap_or(0);
+            let plans = self.blueprint.stages.iter().filter_map(|stage| match &stage.plan {
+                Plan::Flow(plan) => Some((&**plan as &dyn FlowPlan, stage.kind.egress)),
+                _ => None,
+            });
+            let denied = judge_again(plans, todo, &mut facts, &mut actions);
+            restored.denied += u64::from(denied.count_ones());
+            for i in bits(todo & !denied) {
+                put(moved[i].body_mut(), [&actions[0][i], &actions[1][i]], self.settings, self.around);
+                let worker = owner(moved[i].body().hash, tables.len());
+                insert(family(&mut tables[worker]), &moved[i], worker, restored)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An entry as this process would have it: its port's number and scope, hash, and no more time than flows have.
+    fn moved<E: Entry>(&self, entry: &E, key: Key, now: u32) -> E {
+        let mut body = *entry.body();
+        body.ingress = body.ingress.map(|port| self.ports.get(usize::from(port)).copied().unwrap_or(NO_PORT));
+        body.flags &= !mark::LIMITED;
+        let life = self.settings.timeouts[body.class() as usize];
+        body.expires = now.wrapping_add(body.expires.wrapping_sub(now).min(life));
+        let here = self.around.scopes[usize::from(body.ingress[ORIGINAL])];
+        let there = entry.key().scope();
+        let domain = match (here.wire, there.wire) {
+            (0, _) => here.domain,
+            (_, 0) => 0,
+            _ => there.domain,
+        };
+        let tuple = entry.key().within(Scope { domain, wire: here.wire });
+        body.hash = steer::hash(&tuple.facts(), key);
+        E::new(tuple, body)
+    }
+}
+
+/// Files a flow; of two with the same tuple, the later was copied when the earlier had ended.
+fn insert<E: Entry>(table: &mut Table<E>, entry: &E, worker: usize, restored: &mut Restored) -> Result<(), Unfit> {
+    if let Some(flow) = table.lookup(entry.body().hash, entry.key()) {
+        table.remove(flow >> 1);
+        restored.flows -= 1;
+    }
+    let mut evicted = 0;
+    let filed = table.insert(*entry.key(), *entry.body(), |_| evicted += 1);
+    filed.map_err(|_| {
+        let entries = table.occupancy().entries;
+        let family = if E::Key::ADDRESS == 4 { "IPv4" } else { "IPv6" };
+        Unfit::Content(format!(
+            "it has more flows than fit: worker {worker} has room for {entries} {family} flows; raise memory.flows, or start \
+             without --flows"
+        ))
+    })?;
+    restored.flows += 1;
+    restored.flows -= evicted;
+    restored.crowded += evicted;
+    Ok(())
+}
+
+fn open(path: &Path) -> Result<Reader<File>, Unfit> {
+    Reader::new(File::open(path)?)
+}
