@@ -151,7 +151,6 @@ const fn after(a: u32, b: u32) -> bool {
 }
 
 impl State {
-    /// By number.
     /// All of them, by number.
     pub const ALL: [State; 11] = [
         State::Closed,
@@ -485,9 +484,10 @@ impl Tcp {
         let (mine, theirs) = (&self.ends[direction], &self.ends[direction ^ 1]);
         let end = segment.end();
         let is_new = after(end, mine.next);
-        // A FIN needs no window, and what follows it comes behind it.
+        // A FIN needs no window, and what follows it comes behind it: also if it was lost before it was seen.
         let data_end = segment.data_end();
-        let is_beyond = after(data_end, mine.limit) && data_end != mine.next && !after(mine.next, data_end);
+        let limit = mine.limit.wrapping_add(u32::from(segment.len == 0 && !segment.has(SYN | FIN | RST)));
+        let is_beyond = after(data_end, limit) && data_end != mine.next && !after(mine.next, data_end);
         // Behind a FIN there is nothing, and a FIN comes behind everything.
         let is_past_close = has_closed && is_new || segment.has(FIN) && after(mine.next, end);
         if is_beyond || is_past_close {
