@@ -7,14 +7,20 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use bytemuck::Zeroable;
 use flowgate::config::Config;
 use flowgate::config::source::Source;
 use flowgate::dpdk::eal::Eal;
 use flowgate::dpdk::ring::ring;
+use flowgate::flow::entry::{Body, EntryV4, KeyV4, mark};
+use flowgate::flow::filter::{Addresses, Counts, Filter, Ranges};
 use flowgate::flow::region::Placement;
+use flowgate::flow::table::Table;
 use flowgate::io::memory::MemoryIo;
 use flowgate::packet::steer::Key;
+use flowgate::stage::conntrack::Tables;
 use flowgate::stage::pipeline::compile;
+use flowgate::stage::visit::{Task, Visit};
 use flowgate::stats::Account;
 use flowgate::testkit::packets::Packet;
 use flowgate::worker::{Ask, Handoff, Mailbox, Question, Setup, Worker};
@@ -222,4 +228,27 @@ fn two_workers_keep_the_laws() {
         let at = blueprint.layout.reason(reason).unwrap_or_else(|| panic!("there is a reason {reason}"));
         assert!(total.reasons[usize::from(at.0)] > 0, "{reason} was met");
     }
+}
+
+#[test]
+fn visits_to_flows_allocate_nothing() {
+    let table = || Table::<EntryV4>::new(6000, 6000, Placement::default()).expect("memory");
+    let mut tables = Tables { v4: table(), v6: Table::new(64, 64, Placement::default()).expect("memory") };
+    for n in 0..6000u16 {
+        let key = KeyV4 { src: [1; 4], dst: [2; 4], sport: n, dport: 53, domain: 0, proto: 17, wire: 0 };
+        let body = Body { hash: u32::from(n).wrapping_mul(0x9e37_79b9), flags: mark::HALF_OPEN, ..Body::zeroed() };
+        tables.v4.insert(key, body, |_| ()).expect("room");
+    }
+    let wanted = Ranges::new([0..=2999]);
+    let filter = Arc::new(Filter { from_port: Some(wanted), source: Some(Addresses::default()), ..Filter::default() });
+    let all = Arc::new(Filter { source: None, ..(*filter).clone() });
+    for filter in [filter, all] {
+        for task in [Task::copy(), Task::Count(Counts::new(3)), Task::Remove] {
+            let mut visit = Visit::new(filter.clone(), task);
+            let before = calls();
+            while !visit.go_on(&mut tables) {}
+            assert_eq!(calls(), before);
+        }
+    }
+    assert_eq!(tables.v4.occupancy().used, 3000);
 }

@@ -848,3 +848,83 @@ fn explaining_with_the_flows_of_the_running_process() {
     assert!(said.contains("there is no port \"lam\"; did you mean \"lan\"?") && said.contains("^"), "{said}");
     flowgate.stop();
 }
+
+const TRACKED: &str = r#"
+[pipeline]
+stages = ["conntrack", "cross", "acl"]
+[cross]
+wire = [{ ports = ["lan", "wan"] }]
+[[acl.rule]]
+name = "dns"
+from = "inside"
+service = ["udp/53"]
+action = "allow"
+[[acl.rule]]
+name = "web"
+from = "inside"
+service = ["tcp/80"]
+action = "allow"
+"#;
+
+#[test]
+fn flows_are_shown_removed_saved_and_go_on_in_another_process() {
+    let (inside, dns, web) = (|n: u8| ip(&format!("10.0.0.{n}")), ip("192.0.2.53"), ip("192.0.2.80"));
+    let mut lan: Vec<Frame> = (1..=30).map(|n| udp(inside(n), 1000, dns, 53, &[n; 40])).collect();
+    lan.extend((1..=5).map(|n| tcp(inside(n), 2000, web, 80, SYN, &[])));
+    lan.extend((1..=3).map(|_| udp(inside(7), 1000, dns, 53, &[1; 400])));
+    let files = Files::new(&lan, &[]);
+    let flowgate = files.run(TRACKED);
+    let shown = |words: &[&str]| {
+        let (good, text) = flowgate.command(&[&["show", "flows"], words].concat());
+        assert!(good, "{words:?}: {text}");
+        text
+    };
+    let json = |words: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&shown(&[words, &["--json"]].concat())).expect("JSON")
+    };
+    let busiest = json(&["--sort", "bytes", "--limit", "1"]);
+    let first = &busiest["flows"][0];
+    assert_eq!((busiest["flows"].as_array().map(Vec::len), &busiest["more"]), (Some(1), &true.into()));
+    assert_eq!((first["source"].as_str(), first["destination_port"].as_u64()), (Some("10.0.0.7"), Some(53)));
+    assert_eq!((first["packets"][0].as_u64(), first["rule"].as_str()), (Some(4), Some("dns")));
+    let text = shown(&["--to-port", "80", "--source", "10.0.0.1", "--from", "inside"]);
+    assert!(text.contains("10.0.0.1:2000") && text.contains("SYN_SENT/LISTEN") && text.contains("lan > wan"), "{text}");
+    assert!(text.contains("IPv4: 35 of ") && text.lines().count() == 4, "{text}");
+    assert_eq!(json(&["--count", "rule"])["rules"][0]["flows"], 30);
+    assert_eq!(json(&["--count", "--protocol", "tcp"])["flows"], 5);
+
+    let (good, told) = flowgate.command(&["flush", "flows"]);
+    assert!(!good && told.contains("--all"), "{told}");
+    let (good, told) = flowgate.command(&["flush", "flows", "--rule", "web", "--source", "10.0.0.1-10.0.0.2"]);
+    assert!(good && told.contains("2 flows removed"), "{told}");
+    let counted = shown(&["--count"]);
+    assert!(counted.contains("33 flows") && counted.contains("udp"), "{counted}");
+
+    let saved = files.dir.path().join("flows.saved");
+    let (good, told) = flowgate.command(&["flows", "save", saved.to_str().expect("a name")]);
+    assert!(good && told.contains("33 flows"), "{told}");
+    assert_eq!(std::fs::metadata(&saved).expect("there").permissions().mode() & 0o777, 0o600);
+    flowgate.crash();
+
+    // Answers, which no rule allows by themselves.
+    let wan: Vec<Frame> = (1..=31).map(|n| udp(dns, 53, inside(n), 1000, &[n; 40])).collect();
+    let again = Files::new(&[], &wan);
+    let toml = [&again.ports(""), TRACKED].join("\n");
+    let flowgate = Flowgate::start_with_flows(again.dir.path(), &toml, &saved);
+    flowgate.settled(again.sent);
+    let (_, text) = flowgate.command(&["show", "flows", "--count", "--state", "replied"]);
+    assert!(text.contains("30 flows"), "{text}");
+    assert_eq!(flowgate.drops(), counts(&[("acl.denied-default", 1)]));
+    let stopped = flowgate.stop();
+    assert!(stopped.log.contains("33 flows go on"), "{}", stopped.log);
+    assert_same("answers", &again.out("lan"), &wan[..30]);
+
+    // Not where a rule is missing: then nothing starts.
+    let (file, _) = config(again.dir.path(), &toml.replace("\"dns\"", "\"names\""));
+    let mut run = Command::new("timeout");
+    run.args(["-s", "KILL", "60", FLOWGATE, "run", "--flows"]).args([&saved, &file]);
+    let refused = run.output().expect("flowgate starts");
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{told}");
+    assert!(told.contains("flows.saved: it has flows that rule \"acl/dns\" admitted"), "{told}");
+}

@@ -482,3 +482,6 @@ fn age(body: &Body, now: u64) -> i32 {
 fn left(body: &Body, now: u64) -> i32 {
     (body.expires.wrapping_sub(ticks(now)) as i32).max(0)
 }
+
+#[cfg(test)]
+mod tests;

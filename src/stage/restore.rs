@@ -219,3 +219,6 @@ fn insert<E: Entry>(table: &mut Table<E>, entry: &E, worker: usize, restored: &m
 fn open(path: &Path) -> Result<Reader<File>, Unfit> {
     Reader::new(File::open(path)?)
 }
+
+#[cfg(test)]
+mod tests;

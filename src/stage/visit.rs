@@ -122,3 +122,6 @@ fn remove<E: Entry>(table: &mut Table<E>, at: &mut u32, left: &mut usize, filter
     *left -= (*at - before) as usize;
     end
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,21 +1,28 @@
 //! The datapath on a bench: one worker over ports of memory, from a few lines of TOML; push packets, look where they end.
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::config::names::Names;
 use crate::config::source::Source;
+use crate::control::flows::Selection;
+use crate::flow::file::{Unfit, Writer};
 use crate::flow::region::Placement;
 use crate::io::memory::MemoryIo;
 use crate::packet::steer::Key;
 use crate::packet::{Frame, Meta};
 use crate::stage::conntrack::Tables;
 use crate::stage::pipeline::{self, Blueprint, compile};
+use crate::stage::restore::{Restored, Saved, saved_names};
 use crate::stage::track::Tracker;
+use crate::stage::visit::{Task, Visit};
 use crate::stats::{Account, Reason, Sheet};
-use crate::worker::{Mailbox, Observer, Setup, Worker};
+use crate::worker::{Ask, Mailbox, Observer, Question, Setup, Worker};
 
 /// Where a packet ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +97,7 @@ pub const TWO_PORTS: &str = "\
 pub struct Bench {
     worker: Worker<MemoryIo, Witness>,
     blueprint: Blueprint,
+    names: Names,
     ports: Vec<String>,
     /// Packets flowgate has made itself so far.
     created: u64,
@@ -100,6 +108,21 @@ pub struct Bench {
 impl Bench {
     /// A bench for a whole config, or for one without ports (then it gets [`TWO_PORTS`]). Panics with all mistakes.
     pub fn new(toml: &str) -> Bench {
+        Bench::start(toml, |_, _, _| ())
+    }
+
+    /// As [`Bench::new`], with a file of flows to go on with at `now`.
+    pub fn resume(toml: &str, file: &Path, now: u64) -> Result<(Bench, Restored), Unfit> {
+        let mut restored = Ok(Restored::default());
+        let mut bench = Bench::start(toml, |blueprint, names, tables| {
+            let load = |saved: Saved<'_>| saved.load(tables.as_mut_slice(), Key::seeded(1), now);
+            restored = Saved::check(file, blueprint, names).and_then(load);
+        });
+        bench.now = now;
+        restored.map(|restored| (bench, restored))
+    }
+
+    fn start(toml: &str, prepare: impl FnOnce(&Blueprint, &Names, &mut Option<Tables>)) -> Bench {
         let text = if toml.contains("[[port]]") { toml.to_owned() } else { format!("{TWO_PORTS}{toml}") };
         let mistakes = |list: Vec<crate::config::source::Mistake>| -> String {
             list.iter().map(|mistake| format!("{mistake}\n")).collect()
@@ -109,6 +132,8 @@ impl Bench {
         let blueprint = compile(&config, 1, &[]).unwrap_or_else(|list| panic!("{}", mistakes(list)));
         let ports: Vec<String> = config.names.ports.iter().map(|port| port.name.clone()).collect();
         let mtus = config.ports.iter().map(|port| port.mtu.0 as u16).collect();
+        let mut tables = blueprint.tables(Placement::default()).expect("memory for flow tables");
+        prepare(&blueprint, &config.names, &mut tables);
         let setup = Setup {
             blueprint: blueprint.clone(),
             index: 0,
@@ -117,11 +142,11 @@ impl Bench {
             strip: config.ports.iter().enumerate().map(|(i, port)| u64::from(port.vlan_strip) << i).sum(),
             links: Arc::new(AtomicU64::new(u64::MAX)),
             key: Key::seeded(1),
-            tables: blueprint.tables(Placement::default()).expect("memory for flow tables"),
+            tables,
             handoff: None,
         };
         let worker = Worker::new(MemoryIo::new(ports.len(), 4096, 9700), Witness::default(), setup);
-        Bench { worker, blueprint, ports, created: 0, now: 1_700_000_000_000_000_000 }
+        Bench { worker, blueprint, names: config.names, ports, created: 0, now: 1_700_000_000_000_000_000 }
     }
 
     /// Puts one frame into a port and says where it ended. Time moves on by a microsecond.
@@ -167,6 +192,39 @@ impl Bench {
         for _ in 0..if upkeep { 16 } else { 0 } {
             self.worker.housekeep(self.now, &Mailbox::default());
         }
+    }
+
+    /// Lets a visit see all flows that are meant, one upkeep after the other; `part` is called after each.
+    pub fn visit(&mut self, selection: &Selection, task: Task, mut part: impl FnMut(&mut Visit)) -> Result<(), String> {
+        let filter = Arc::new(selection.compile(&self.names, &self.blueprint)?);
+        let mailbox = Mailbox::default();
+        let mut question = Question::Visit(Visit::new(filter, task));
+        loop {
+            let ask = Ask { number: 1, question, done: false };
+            assert!(mailbox.asks.push(Box::new(ask)).is_ok(), "there is room for one");
+            self.worker.housekeep(self.now, &mailbox);
+            let answer = mailbox.answers.pop().expect("every upkeep answers one");
+            let Question::Visit(mut visit) = answer.question else { panic!("another question came back") };
+            part(&mut visit);
+            if answer.done {
+                return Ok(());
+            }
+            question = Question::Visit(visit);
+        }
+    }
+
+    /// Saves all flows to a file.
+    pub fn save(&mut self, file: &Path) {
+        let names = saved_names("bench.toml", &self.names, &self.blueprint);
+        let mut writer = Writer::new(File::create(file).expect("a writable folder"), &names, self.now).expect("room");
+        let everything = self.visit(&Selection::default(), Task::copy(), |visit| {
+            let Task::Copy { v4, v6 } = &mut visit.task else { panic!("another task came back") };
+            writer.add(v4).and_then(|()| writer.add(v6)).expect("room");
+            v4.clear();
+            v6.clear();
+        });
+        everything.expect("no filter");
+        writer.finish().expect("room");
     }
 
     fn end(&self, bytes: Option<Vec<u8>>, meta: &Meta, reason: Reason) -> End {

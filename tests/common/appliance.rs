@@ -129,16 +129,22 @@ impl Flowgate {
 
     /// Starts flowgate and waits for nothing.
     pub fn spawn(file: &Path, socket: &Path) -> Flowgate {
-        Flowgate::spawn_by(Command::new(FLOWGATE), file, socket)
+        Flowgate::spawn_by(Command::new(FLOWGATE), file, socket, None)
+    }
+
+    /// As `start`, going on with saved flows.
+    pub fn start_with_flows(dir: &Path, toml: &str, flows: &Path) -> Flowgate {
+        let (file, socket) = config(dir, toml);
+        Flowgate::spawn_by(Command::new(FLOWGATE), &file, &socket, Some(flows)).answering()
     }
 
     /// Starts flowgate by a command that has it as its last word, and waits until it answers.
     pub fn start_by(command: Command, dir: &Path, toml: &str) -> Flowgate {
         let (file, socket) = config(dir, toml);
-        Flowgate::spawn_by(command, &file, &socket).answering()
+        Flowgate::spawn_by(command, &file, &socket, None).answering()
     }
 
-    fn spawn_by(mut command: Command, file: &Path, socket: &Path) -> Flowgate {
+    fn spawn_by(mut command: Command, file: &Path, socket: &Path, flows: Option<&Path>) -> Flowgate {
         let number = unique();
         // Where DPDK's runtime files go: one folder for all that a test starts, as it is on a real machine.
         let runtime = file.with_file_name("run");
@@ -147,6 +153,7 @@ impl Flowgate {
         let [out, err] = output.each_ref().map(|path| File::create(path).expect("a writable folder"));
         let child = command
             .args(["run", "--json"])
+            .args(flows.iter().flat_map(|flows| ["--flows".as_ref(), flows.as_os_str()]))
             .arg(file)
             .env("RUNTIME_DIRECTORY", &runtime)
             .stdin(Stdio::null())
@@ -165,6 +172,13 @@ impl Flowgate {
     /// What it printed so far, standard output and error.
     pub fn log(&self) -> String {
         self.output.iter().map(|path| std::fs::read_to_string(path).unwrap_or_default()).collect()
+    }
+
+    /// Runs a command with this one's socket, and returns whether it succeeded and all that it printed.
+    pub fn command(&self, words: &[&str]) -> (bool, String) {
+        let output = Command::new(FLOWGATE).args(words).arg("--socket").arg(&self.socket).output().expect("it starts");
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
     }
 
     fn ask(&self, what: &str) -> Result<Value, String> {
