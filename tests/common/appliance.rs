@@ -65,6 +65,7 @@ pub const SMALL: &str = "[memory]\nhugepages = \"off\"\npackets = 8192\n";
 
 /// A running flowgate.
 pub struct Flowgate {
+    command: Command,
     child: Child,
     /// Its control socket.
     pub socket: PathBuf,
@@ -117,8 +118,17 @@ impl Flowgate {
     }
 
     fn answering(mut self) -> Flowgate {
+        let mut tries = 0;
         wait_for("flowgate answers", || {
             if let Some(status) = self.child.try_wait().expect("its own child") {
+                // net_af_packet of DPDK 22.11 names its fanout group by process and interface, sixteen bits in all: two
+                // processes may choose the same.
+                if self.log().contains("could not set PACKET_FANOUT") && tries < 5 {
+                    tries += 1;
+                    self.output.iter().for_each(|path| std::fs::write(path, "").expect("writable"));
+                    self.child = self.command.spawn().expect("flowgate starts");
+                    return false;
+                }
                 self.stopped = true;
                 panic!("flowgate did not start ({status}):\n{}", self.log());
             }
@@ -151,17 +161,16 @@ impl Flowgate {
         std::fs::create_dir_all(&runtime).expect("a writable folder");
         let output = ["out", "err"].map(|kind| file.with_extension(format!("{number}.{kind}")));
         let [out, err] = output.each_ref().map(|path| File::create(path).expect("a writable folder"));
-        let child = command
+        command
             .args(["run", "--json"])
             .args(flows.iter().flat_map(|flows| ["--flows".as_ref(), flows.as_os_str()]))
             .arg(file)
             .env("RUNTIME_DIRECTORY", &runtime)
             .stdin(Stdio::null())
             .stdout(out)
-            .stderr(err)
-            .spawn()
-            .expect("flowgate starts");
-        Flowgate { child, socket: socket.to_owned(), output, runtime, stopped: false }
+            .stderr(err);
+        let child = command.spawn().expect("flowgate starts");
+        Flowgate { command, child, socket: socket.to_owned(), output, runtime, stopped: false }
     }
 
     /// Its process.
