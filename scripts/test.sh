@@ -52,11 +52,11 @@ stage_lint() {
     fi
 }
 
-stage_unit() { cargo_test --workspace --lib --bins && cargo_test --test 'decode_differential' --test 'laws' && cargo test --locked --doc; }
-stage_cli() { cargo_test --test 'check' --test 'replay'; }
+stage_unit() { cargo_test --workspace --lib --bins && cargo_test --test 'decode_differential' --test 'reply_differential' --test 'laws' && cargo test --locked --doc; }
+stage_cli() { cargo_test --test 'check' --test 'explain' --test 'replay'; }
 stage_dpdk() { THREADS=1 cargo_test --test 'dpdk' --test 'dpdk_hugepages' --test 'scripts'; }
 stage_vdev() { THREADS=1 cargo_test --test 'vdev'; }
-stage_netns() { THREADS=1 cargo_test --test 'netns'; }
+stage_netns() { THREADS=1 cargo_test --test 'netns' --test 'stateful'; }
 
 stage_fuzz() {
     local target

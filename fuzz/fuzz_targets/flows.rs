@@ -15,7 +15,7 @@ const RULES: &str = "\
 [memory]\nflows = 64\nflows_v6 = 64\n\
 [pipeline]\nstages = ['conntrack', 'cross', 'acl']\n\
 [cross]\nwire = [{ ports = ['lan', 'wan'] }]\n\
-[conntrack]\nlimit.half_open = 8\n\
+[conntrack]\nlimit = { half_open = 8, syn_proxy = 'off' }\n\
 [[acl.rule]]\nname = 'strict'\nfrom = 'inside'\nservice = ['udp', 'icmp', 'icmpv6/echo', 'tcp/80']\naction = 'allow'\n";
 
 /// The frame that a step asks for.
