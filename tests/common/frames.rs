@@ -40,7 +40,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 /// The checksum of a transport segment under its pseudo header, written at `at` of the segment.
-fn seal(src: IpAddr, dst: IpAddr, proto: u8, segment: &mut [u8], at: usize) {
+pub fn seal(src: IpAddr, dst: IpAddr, proto: u8, segment: &mut [u8], at: usize) {
     let length = (segment.len() as u32).to_be_bytes();
     let value = match sum(&[&octets(src), &octets(dst), &length, &[0, 0, 0, proto], segment]) {
         0 if proto == 17 => 0xffff,
