@@ -10,6 +10,7 @@
 #   vdev     the real binary over net_pcap, net_null and net_memif, with testpmd at the other end
 #   netns    the real binary between network namespaces, with real clients
 #   fuzz     each fuzz target for a short while
+#   miri     what unsafe code the flow tables and frames rest on, under Miri, where the toolchain has it
 #   demo     scripts/demo.sh
 #   bench    the bench harness, for a moment: that it works, not how fast
 #
@@ -18,7 +19,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
-ALL=(setup lint unit cli dpdk vdev netns fuzz demo bench)
+ALL=(setup lint unit cli dpdk vdev netns fuzz miri demo bench)
 stages=("$@")
 [ $# -gt 0 ] || stages=("${ALL[@]}")
 for stage in "${stages[@]}"; do
@@ -72,8 +73,16 @@ stage_fuzz() {
     done
 }
 
+stage_miri() {
+    if ! cargo miri --version >/dev/null 2>&1; then
+        skip miri "the toolchain has no Miri (a nightly one has: rustup +nightly component add miri)"
+        return 0
+    fi
+    MIRIFLAGS=-Zmiri-disable-isolation cargo miri test --lib -- flow::table packet::frame
+}
+
 stage_demo() { scripts/demo.sh; }
-stage_bench() { cargo build --release --locked && scripts/bench.sh --smoke cross; }
+stage_bench() { cargo build --release --locked && scripts/bench.sh --smoke cross stateful; }
 
 for stage in "${stages[@]}"; do
     printf '\n%s== %s%s\n' "$bold" "$stage" "$plain"
