@@ -171,4 +171,11 @@ fn documented_configurations_are_good() {
         }
     }
     assert!(seen > 0, "the README shows a configuration");
+    for file in ["config/demo.toml", "config/firewall.toml"] {
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_flowgate"))
+            .args(["check", "--deny-warnings", file])
+            .output()
+            .expect("flowgate runs");
+        assert!(out.status.success(), "{file}: {}", String::from_utf8_lossy(&out.stdout));
+    }
 }
