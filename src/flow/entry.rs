@@ -196,8 +196,6 @@ pub mod mark {
     pub const PROXIED: u8 = 0x08;
     /// It counts against limits.
     pub const LIMITED: u8 = 0x10;
-    /// Its end is to be logged.
-    pub const LOGGED: u8 = 0x20;
     /// Proxied, and the client was told of window scaling.
     pub const SCALED: u8 = 0x40;
     /// Proxied, and the server has not answered yet: `delta` is our own sequence number.

@@ -27,6 +27,7 @@ use crate::packet::{BATCH, Batch, Frame, Mask, Meta, NO_FLOW, NO_RULE, bits};
 use crate::stats::Lines;
 use crate::wire::icmpv4::{self, Icmpv4};
 use crate::wire::tcp::{ACK, RST, SYN};
+use crate::wire::udp::Udp;
 use crate::wire::{checksum, icmpv6, protocol};
 
 use super::apply::{Adjacencies, apply, refuse};
@@ -321,10 +322,7 @@ impl Tracker {
         }
         match meta.proto {
             protocol::TCP => meta.detail[0] & SYN != 0,
-            // Nobody asked for it.
-            protocol::ICMP if meta.has(flag::ECHO) => meta.detail[0] == icmpv4::ECHO_REQUEST,
-            protocol::ICMPV6 if meta.has(flag::ECHO) => meta.detail[0] == icmpv6::ECHO_REQUEST,
-            _ => true,
+            _ => !is_unasked(meta),
         }
     }
 
@@ -567,11 +565,8 @@ fn begin<E: Entry>(
         if !tcp::is_half_open(states) {
             flags = 0;
         }
-    } else if meta.has(flag::ECHO) && !matches!(tracking, Tracking::Loose | Tracking::Sloppy) {
-        let request = if meta.has(flag::IPV4) { icmpv4::ECHO_REQUEST } else { icmpv6::ECHO_REQUEST };
-        if meta.detail[0] != request {
-            return Err(Drops::NoFlow);
-        }
+    } else if is_unasked(meta) && !matches!(tracking, Tracking::Loose | Tracking::Sloppy) {
+        return Err(Drops::NoFlow);
     }
     if matches!(meta.proto, protocol::TCP | protocol::UDP) && !sum_is_good(frame, meta) {
         return Err(Drops::BadChecksum);
@@ -696,7 +691,7 @@ fn toward_client(body: &mut Body, frame: &mut Frame, meta: &mut Meta, desk: &mut
     let followed = tcp::follow(&mut body.states, &mut body.tcp, class, ORIGINAL, &answer, tracking);
     if let tcp::Verdict::Valid(class) = followed {
         body.class = class as u8;
-        body.expires = desk.now.wrapping_add(desk.settings.timeouts[class as usize]);
+        body.expires = desk.deadline(class as u8);
     }
     Ok(false)
 }
@@ -792,7 +787,7 @@ fn error<E: Entry>(
     let whole = if meta.has(flag::IPV4) {
         checksum::is_good(message)
     } else {
-        checksum::pseudo(&meta.src, &meta.dst, meta.proto, message.len()).bytes(message).fold() == 0xffff
+        checksum::transport_is_good(checksum::pseudo(&meta.src, &meta.dst, meta.proto, message.len()), message)
     };
     if !whole && !meta.has(flag::FIRST_FRAGMENT) {
         return Err(Drops::BadChecksum);
@@ -1053,6 +1048,11 @@ fn tagged(scope: Scope, vlan: u16) -> Scope {
     if scope.wire == 0 { scope } else { Scope { domain: vlan + 1, ..scope } }
 }
 
+/// True for an echo reply, which without a flow nobody has asked for.
+fn is_unasked(meta: &Meta) -> bool {
+    meta.has(flag::ECHO) && matches!(meta.detail[0], icmpv4::ECHO_REPLY | icmpv6::ECHO_REPLY)
+}
+
 /// The class of a flow without states of its own whose answer was seen.
 fn answered(proto: u8) -> Class {
     match proto {
@@ -1080,20 +1080,14 @@ fn sum_is_good(frame: &Frame, meta: &Meta) -> bool {
         return true;
     }
     let Some(segment) = frame.bytes().get(meta.l4()..meta.end()) else { return false };
-    let addresses = if meta.has(flag::IPV4) { 4 } else { 16 };
-    let segment = if meta.proto == protocol::UDP {
-        let Some(udp) = crate::wire::udp::Udp::parse(segment) else { return false };
-        if udp.checksum() == 0 {
-            // RFC 8200 section 8.1: over IPv6 there must be one.
-            return meta.has(flag::IPV4);
-        }
-        let Some(datagram) = segment.get(..usize::from(udp.length())) else { return false };
-        datagram
-    } else {
-        segment
-    };
-    let pseudo = checksum::pseudo(&meta.src[..addresses], &meta.dst[..addresses], meta.proto, segment.len());
-    pseudo.bytes(segment).fold() == 0xffff
+    let ipv6 = meta.has(flag::IPV6);
+    let addresses = if ipv6 { 16 } else { 4 };
+    let pseudo = |len| checksum::pseudo(&meta.src[..addresses], &meta.dst[..addresses], meta.proto, len);
+    if meta.proto == protocol::UDP {
+        let datagram = Udp::parse(segment).and_then(|udp| segment.get(..usize::from(udp.length())));
+        return datagram.is_some_and(|datagram| checksum::udp_is_good(pseudo(datagram.len()), datagram, ipv6));
+    }
+    checksum::transport_is_good(pseudo(segment.len()), segment)
 }
 
 #[cfg(test)]
