@@ -3,6 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::testkit::bench::{Bench, End};
 use crate::testkit::packets::Packet;
+use crate::wire::tcp::RST;
 
 /// The inside may reach everything by UDP, ICMP and TCP, and is reached by nobody.
 const RULES: &str = "\
