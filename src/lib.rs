@@ -1,6 +1,6 @@
 //! flowgate: a DPDK packet-processing appliance.
 //!
-//! Read `docs/design.md` first. Dependencies point one way: `wire` < `packet` < `stage` < `worker` < `appliance`,
+//! Read `docs/design.md` first. Dependencies point one way: `wire` < `packet` < `route` < `stage` < `worker` < `appliance`,
 //! and `dpdk` < `io` < `worker`.
 
 pub mod appliance;
@@ -17,6 +17,7 @@ pub mod memory;
 pub mod packet;
 pub mod policy;
 pub mod replay;
+pub mod route;
 pub mod stage;
 pub mod stats;
 pub mod testkit;

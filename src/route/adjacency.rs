@@ -1,0 +1,180 @@
+//! Adjacencies: how packets leave by a port toward one neighbor.
+//!
+//! A slot is half a cache line that control changes in place, behind its index, when a neighbor answers, moves or falls
+//! silent; flows that use it need not be touched. Workers read it under a sequence count.
+
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+/// Marks `Action::adjacency` as an index into [`Table`]; without it, it is one of the pipeline's fixed rewrites.
+pub const ROUTED: u32 = 1 << 31;
+/// The destination is on the link, and nobody has asked for it yet: never resolved.
+pub const GLEAN: u32 = ROUTED | (ROUTED - 1);
+/// The destination is on the link, and does not answer.
+pub const SILENT: u32 = GLEAN - 1;
+
+/// What a slot is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// For nothing: it is not in use.
+    Free = 0,
+    /// The neighbor is not known yet: packets are held.
+    Unresolved = 1,
+    /// The neighbor does not answer: packets are refused.
+    Failed = 2,
+    /// Packets get a new link-layer header and are sent.
+    Forward = 3,
+    /// The link-layer header is somebody else's (the kernel's) and stays; tags are added.
+    Keep = 4,
+}
+
+/// How packets leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adjacency {
+    /// What it is good for.
+    pub state: State,
+    /// Logical port.
+    pub port: u8,
+    /// Largest network-layer packet, in bytes.
+    pub mtu: u16,
+    /// The neighbor's MAC.
+    pub destination: [u8; 6],
+    /// Our own.
+    pub source: [u8; 6],
+    /// VLAN tags as on the wire, the outer one first; zero where there is none.
+    pub tags: [[u8; 4]; 2],
+}
+
+impl Adjacency {
+    /// A slot not in use.
+    pub const FREE: Adjacency =
+        Adjacency { state: State::Free, port: 0, mtu: 0, destination: [0; 6], source: [0; 6], tags: [[0; 4]; 2] };
+
+    fn words(&self) -> [u64; 3] {
+        let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (self.destination, self.source);
+        let [m, n] = self.mtu.to_le_bytes();
+        [
+            u64::from_le_bytes([a, b, c, d, e, f, self.port, self.state as u8]),
+            u64::from_le_bytes([g, h, i, j, k, l, m, n]),
+            bytemuck::cast(self.tags),
+        ]
+    }
+
+    #[inline(always)]
+    fn from_words(words: [u64; 3]) -> Adjacency {
+        let [a, b, c, d, e, f, port, state] = words[0].to_le_bytes();
+        let [g, h, i, j, k, l, m, n] = words[1].to_le_bytes();
+        let state = match state {
+            1 => State::Unresolved,
+            2 => State::Failed,
+            3 => State::Forward,
+            4 => State::Keep,
+            _ => State::Free,
+        };
+        Adjacency {
+            state,
+            port,
+            mtu: u16::from_le_bytes([m, n]),
+            destination: [a, b, c, d, e, f],
+            source: [g, h, i, j, k, l],
+            tags: bytemuck::cast(words[2]),
+        }
+    }
+}
+
+#[derive(Debug)]
+#[repr(align(32))]
+struct Slot {
+    words: [AtomicU64; 3],
+    /// Odd while the words are being written.
+    version: AtomicU64,
+}
+
+/// All adjacencies.
+#[derive(Debug)]
+pub struct Table(Box<[Slot]>);
+
+impl Table {
+    /// Room for so many, all free.
+    pub fn new(room: usize) -> Table {
+        let slot = |_| Slot { words: std::array::from_fn(|_| AtomicU64::new(0)), version: AtomicU64::new(0) };
+        Table((0..room.clamp(1, SILENT as usize & 0xff_ffff)).map(slot).collect())
+    }
+
+    /// How many there is room for.
+    pub fn room(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The adjacency at an index, with or without [`ROUTED`]; a free one if there is none.
+    #[inline(always)]
+    pub fn at(&self, index: u32) -> Adjacency {
+        let Some(slot) = self.0.get((index & !ROUTED) as usize) else { return Adjacency::FREE };
+        loop {
+            let before = slot.version.load(Ordering::Acquire);
+            let words = [
+                slot.words[0].load(Ordering::Relaxed),
+                slot.words[1].load(Ordering::Relaxed),
+                slot.words[2].load(Ordering::Relaxed),
+            ];
+            fence(Ordering::Acquire);
+            if before & 1 == 0 && slot.version.load(Ordering::Relaxed) == before {
+                return Adjacency::from_words(words);
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Sets it; called by control alone.
+    pub fn set(&self, index: u32, adjacency: Adjacency) {
+        let Some(slot) = self.0.get((index & !ROUTED) as usize) else { return };
+        let before = slot.version.load(Ordering::Relaxed);
+        slot.version.store(before.wrapping_add(1), Ordering::Relaxed);
+        fence(Ordering::Release);
+        for (word, value) in slot.words.iter().zip(adjacency.words()) {
+            word.store(value, Ordering::Relaxed);
+        }
+        slot.version.store(before.wrapping_add(2), Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn adjacency(n: u8) -> Adjacency {
+        Adjacency {
+            state: State::Forward,
+            port: n,
+            mtu: u16::from(n) * 257,
+            destination: [n; 6],
+            source: [n; 6],
+            tags: [[n; 4]; 2],
+        }
+    }
+
+    #[test]
+    fn read_as_written() {
+        let table = Table::new(4);
+        assert_eq!((table.at(3), table.at(99), table.at(GLEAN)), (Adjacency::FREE, Adjacency::FREE, Adjacency::FREE));
+        for state in [State::Unresolved, State::Failed, State::Forward, State::Keep, State::Free] {
+            let one = Adjacency { state, destination: [1, 2, 3, 4, 5, 6], ..adjacency(7) };
+            table.set(3, one);
+            assert_eq!((table.at(3), table.at(3 | ROUTED)), (one, one));
+        }
+        table.set(99, adjacency(1));
+    }
+
+    #[test]
+    fn never_read_half_written() {
+        let table = Table::new(1);
+        table.set(0, adjacency(0));
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| (0..20_000_u32).for_each(|n| table.set(0, adjacency(n as u8))));
+            while !writer.is_finished() {
+                let read = table.at(0);
+                assert_eq!(read, adjacency(read.port));
+            }
+        });
+    }
+}
