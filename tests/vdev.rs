@@ -806,6 +806,30 @@ fn first_xdp_counts_sources_and_drops_port_9999() {
 }
 
 #[test]
+fn the_firewall_example_lets_its_servers_be_reached_and_nothing_else() {
+    let (office, world, admin) = (ip("192.0.2.5"), ip("203.0.113.9"), ip("198.51.100.3"));
+    let (server, other) = (ip("192.0.2.80"), ip("192.0.2.81"));
+    let question = udp(office, 5000, world, 53, b"?");
+    let good = [tcp(world, 40000, server, 443, SYN, b""), tcp(admin, 40001, server, 22, SYN, b"")];
+    let bad = [tcp(world, 40002, server, 22, SYN, b""), tcp(world, 40003, other, 443, SYN, b"")];
+    let ident = tcp(world, 40004, other, 113, SYN, b"");
+    let from_world: Vec<Frame> = good.iter().chain(&bad).chain([&ident]).cloned().collect();
+    let files = Files::new(std::slice::from_ref(&question), &from_world);
+    let text = example("firewall.toml");
+    let text = text.replace("0000:3b:00.0", &files.device(0, "lan")).replace("0000:3b:00.1", &files.device(1, "wan"));
+    let flowgate = Flowgate::start(files.dir.path(), &text.replace("1_000_000", "10_000"));
+    flowgate.settled(files.sent);
+    assert_eq!(flowgate.drops().values().sum::<u64>(), 3);
+    flowgate.stop();
+    assert_same("the servers are reached", &files.out("lan"), &good);
+    let to_world = files.out("wan");
+    assert_eq!(to_world.iter().filter(|frame| **frame == question).count(), 1, "the office asks");
+    let [_, _] = to_world.as_slice() else { panic!("a question and an answer, not {} frames", to_world.len()) };
+    let answer = to_world.iter().find(|frame| **frame != question).expect("another");
+    assert_eq!((answer[23], answer[47] & 0x14), (6, 0x14), "RST and ACK, at once");
+}
+
+#[test]
 fn every_example_is_driven() {
     let tests = [include_str!("vdev.rs"), include_str!("netns.rs")].concat();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
