@@ -133,7 +133,7 @@ fn classify(criterion: &mut Criterion) {
             println!("{name}/{rules}: compiled in {:?}: {}", start.elapsed(), plan.describe().join("; "));
             // 1,024 packets, half of them for the last rule.
             let mut random = Numbered(5);
-            let packets: Vec<[Meta; BATCH]> = (0..16)
+            let mut packets: Vec<[Meta; BATCH]> = (0..16)
                 .map(|_| {
                     std::array::from_fn(|i| match case.packets.as_slice() {
                         [] => Meta { flags: flag::IPV4 | flag::L4 | flag::PORTS, proto: 6, out: 1, ..Meta::UNKNOWN },
@@ -147,7 +147,7 @@ fn classify(criterion: &mut Criterion) {
             group.bench_function(BenchmarkId::from_parameter(rules), |bencher| {
                 bencher.iter(|| {
                     next = (next + 1) % packets.len();
-                    plan.judge(black_box(Mask::MAX), &packets[next], &mut actions)
+                    plan.judge(black_box(Mask::MAX), &mut packets[next], &mut actions)
                 });
             });
         }

@@ -121,7 +121,7 @@ fn ports_that_do_not_exist_are_placed() {
 struct Opposite(Arc<dyn FlowPlan>, Reason);
 
 impl FlowPlan for Opposite {
-    fn judge(&self, todo: Mask, facts: &[Meta; BATCH], actions: &mut [Action; BATCH]) -> Mask {
+    fn judge(&self, todo: Mask, facts: &mut [Meta; BATCH], actions: &mut [Action; BATCH]) -> Mask {
         let denied = self.0.judge(todo, facts, actions);
         for i in crate::packet::bits(todo) {
             match denied >> i & 1 {

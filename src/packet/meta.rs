@@ -9,6 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub const NO_FLOW: u32 = u32::MAX;
 /// `Meta::rule` of a packet no rule has matched.
 pub const NO_RULE: u16 = u16::MAX;
+/// `Meta::port` of what the box itself sends, and `Meta::out` of what is for it.
+pub const SELF_PORT: u8 = 254;
 /// `Meta::out` of a packet without an egress.
 pub const NO_PORT: u8 = u8::MAX;
 

@@ -12,4 +12,4 @@ pub mod steer;
 
 pub use batch::{BATCH, Batch, Mask, bits};
 pub use frame::Frame;
-pub use meta::{Meta, NO_FLOW, NO_PORT, NO_RULE};
+pub use meta::{Meta, NO_FLOW, NO_PORT, NO_RULE, SELF_PORT};

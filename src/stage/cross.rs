@@ -146,7 +146,7 @@ struct Wires {
 }
 
 impl FlowPlan for Wires {
-    fn judge(&self, todo: Mask, facts: &[Meta; BATCH], actions: &mut [Action; BATCH]) -> Mask {
+    fn judge(&self, todo: Mask, facts: &mut [Meta; BATCH], actions: &mut [Action; BATCH]) -> Mask {
         let mut denied = 0;
         for i in bits(todo) {
             actions[i] = self.end[usize::from(facts[i].port)];

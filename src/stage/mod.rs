@@ -119,9 +119,14 @@ pub struct Action {
     pub log: bool,
     /// How closely the flow is held to its protocol, if the rule says so.
     pub tracking: Option<Tracking>,
+    /// How its source is translated: a slot of the translating stage, or `NO_SNAT`.
+    pub snat: u16,
 }
 
-const _: () = assert!(size_of::<Action>() == 16);
+const _: () = assert!(size_of::<Action>() <= 20);
+
+/// `Action::snat` of what keeps its source.
+pub const NO_SNAT: u16 = u16::MAX;
 
 impl Action {
     /// Nothing decided.
@@ -135,6 +140,7 @@ impl Action {
         reject: false,
         log: false,
         tracking: None,
+        snat: NO_SNAT,
     };
 
     /// Decides against the subject. What an earlier rule wanted told of it holds no longer.
@@ -150,8 +156,9 @@ impl Action {
 /// The compiled form of a flow stage.
 pub trait FlowPlan: Send + Sync {
     /// Judges the subjects of `todo` (none of them denied so far): writes intents into their actions and returns those it
-    /// denies (`Action::deny`). Pure: the same facts and actions always give the same result, and nothing else changes.
-    fn judge(&self, todo: Mask, facts: &[Meta; BATCH], actions: &mut [Action; BATCH]) -> Mask;
+    /// denies (`Action::deny`). Pure: the same facts and actions always give the same result, and nothing else changes. Only a
+    /// stage that translates may change facts, for those that judge behind it.
+    fn judge(&self, todo: Mask, facts: &mut [Meta; BATCH], actions: &mut [Action; BATCH]) -> Mask;
     /// A worker's own part.
     fn start(&self, worker: usize) -> Box<dyn FlowCommit>;
     /// Lines for `check` and `--describe`: what was compiled, and how large it is.

@@ -392,7 +392,7 @@ impl Pipeline {
         let mut denied = 0;
         for (n, (plan, ..)) in self.flow.iter().enumerate() {
             let asked = todo & !denied;
-            let refused = plan.judge(asked, &batch.metas, actions);
+            let refused = plan.judge(asked, &mut batch.metas, actions);
             witness.judged(self.before.len() + n, asked, refused, actions);
             denied |= refused;
         }

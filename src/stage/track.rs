@@ -238,7 +238,7 @@ impl Tracker {
             }
             todo |= 1 << i;
         }
-        let mut denied = judge(stages, todo, unruled, &batch.metas, actions, judged);
+        let mut denied = judge(stages, todo, unruled, &mut batch.metas, actions, judged);
         let allowed = todo & !denied & !stateless;
         for i in bits(allowed) {
             self.facts[i] = entry::reversed(&batch.metas[i], actions[i].out);
@@ -246,7 +246,7 @@ impl Tracker {
         }
         // The way back is not judged: whoever may ask may be answered. But it must be known where it leads.
         for (plan, _, _) in stages.iter().filter(|(_, _, egress)| *egress) {
-            plan.judge(allowed, &self.facts, &mut self.back);
+            plan.judge(allowed, &mut self.facts, &mut self.back);
         }
         let firsts = (allowed & !later).count_ones() as usize;
         self.tables.v4.prefetch_oldest(firsts);
@@ -403,7 +403,7 @@ fn judge(
     stages: &[FlowStage],
     todo: Mask,
     unruled: Mask,
-    facts: &[Meta; BATCH],
+    facts: &mut [Meta; BATCH],
     actions: &mut [Action; BATCH],
     judged: &mut impl FnMut(usize, Mask, Mask, &[Action; BATCH]),
 ) -> Mask {

@@ -553,7 +553,7 @@ fn by_program(
 }
 
 impl FlowPlan for Rules {
-    fn judge(&self, todo: Mask, facts: &[Meta; BATCH], actions: &mut [Action; BATCH]) -> Mask {
+    fn judge(&self, todo: Mask, facts: &mut [Meta; BATCH], actions: &mut [Action; BATCH]) -> Mask {
         let judge = &*self.0;
         let mut rules = [0; BATCH];
         let non_ip = by_program(&judge.compiled, todo, facts, actions, |program, mask| {
