@@ -23,7 +23,7 @@
 use crate::flow::cookie::{Cookies, Offer};
 use crate::flow::{ORIGINAL, REPLY};
 use crate::packet::meta::flag;
-use crate::packet::reply::{Head, Options, answer, can_answer, replace};
+use crate::packet::reply::{Head, Options, can_answer, replace, respond};
 use crate::packet::{Frame, Meta};
 use crate::wire::checksum::Update;
 use crate::wire::tcp::{self, ACK, RST, SYN, Tcp, TcpMut, option};
@@ -62,7 +62,7 @@ pub fn challenge(frame: &mut Frame, meta: &mut Meta, cookies: &Cookies, domain: 
     }
     let cookie = cookies.make(meta, domain, sequence, size, now);
     let acknowledgment = sequence.wrapping_add(1);
-    answer(frame, meta, &Head { sequence: cookie, acknowledgment, flags: SYN | ACK, window: 0, options })
+    respond(frame, meta, &Head { sequence: cookie, acknowledgment, flags: SYN | ACK, window: 0, options })
 }
 
 /// What a client's segment shows of the handshake that is over.
@@ -150,7 +150,7 @@ pub fn welcome(frame: &mut Frame, meta: &mut Meta, shift: &Shift) -> bool {
 pub fn acknowledge(frame: &mut Frame, meta: &mut Meta, window: u16) -> bool {
     let Some((header, options)) = read(frame, meta) else { return false };
     let stamps = options.stamps.map(|(value, echo)| (echo, value));
-    answer(
+    respond(
         frame,
         meta,
         &Head {
