@@ -163,6 +163,7 @@ impl Subject {
             links: Arc::new(AtomicU64::new(u64::MAX)),
             key: KEY,
             handoff: None,
+            own: None,
         };
         Subject { worker: Worker::new(Recycled::new(kind, template, choice), (), setup), now: NOW }
     }

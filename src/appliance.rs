@@ -216,6 +216,7 @@ impl Appliance {
                 key,
                 tables: all[index].take(),
                 handoff,
+                own: own[index].take(),
             };
             let published = Arc::new(blueprint.layout.published());
             let mailbox = Arc::new(Mailbox::default());

@@ -137,6 +137,7 @@ impl Replay {
             key: Key::seeded(1),
             tables: blueprint.tables(Placement::default()).expect("memory for flow tables"),
             handoff: None,
+            own: None,
         };
         Replay {
             worker: Worker::new(MemoryIo::new(ports.len(), BUFFERS, LONGEST), listener, setup),

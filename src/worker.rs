@@ -13,10 +13,13 @@ use crate::dpdk::ring::{Consumer, Producer};
 use crate::io::Io;
 use crate::log::Log;
 use crate::packet::decode::{decode, strip_tag};
-use crate::packet::reply::reject;
+use crate::packet::reply::{self, Answer, reject};
 use crate::packet::steer::{Key, owner, steer};
-use crate::packet::{BATCH, Batch, Frame, Mask, Meta, bits};
+use crate::packet::{BATCH, Batch, Frame, Mask, Meta, SELF_PORT, bits};
+use crate::stage::apply::Routed;
+use crate::stage::bucket::Bucket;
 use crate::stage::conntrack::Tables;
+use crate::stage::route::Drops;
 use crate::stage::pipeline::{Blueprint, Pipeline, Witness, port_counter};
 use crate::stage::synproxy::Note;
 use crate::stage::visit::Visit;
@@ -25,8 +28,13 @@ use crate::stats::{Account, Engine, Published, Reason, Sheet};
 use crate::wire::ethernet::{Ethernet, Rewrite};
 
 mod fragments;
+mod hold;
+mod own;
 
 use fragments::Following;
+use hold::Holding;
+pub use hold::ROOM as HELD;
+pub use own::Own;
 
 /// Bytes of the two VLAN tags a frame may have, which the MTU does not count.
 const TAGS: usize = 8;
@@ -155,6 +163,8 @@ pub struct Setup {
     pub tables: Option<Tables>,
     /// Rings to other workers; none for a single worker.
     pub handoff: Option<Handoff>,
+    /// Rings to control, for what is for the box itself.
+    pub own: Option<Own>,
 }
 
 /// One core's part of the datapath.
@@ -183,6 +193,14 @@ pub struct Worker<I: Io, O: Observer = ()> {
     /// Packets are given to the workers that own them.
     steered: bool,
     following: Option<Following>,
+    /// Where packets wait for their neighbors, if they are routed.
+    holding: Option<Holding>,
+    desk: Option<own::Desk>,
+    /// Why what is for the box itself is dropped where there is nobody to take it.
+    no_kernel: Reason,
+    routed: Option<Routed>,
+    /// ICMP errors that may be sent.
+    errors: Bucket,
 }
 
 impl<I: Io, O: Observer> Worker<I, O> {
@@ -205,6 +223,10 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let steered = setup.handoff.is_some() && blueprint.depth >= Depth::L3;
         let depth = if steered || blueprint.follows { Depth::L4 } else { blueprint.depth };
         let following = blueprint.follows.then(Following::new);
+        let routed = blueprint.ways.routed.clone();
+        let holding = routed.as_ref().map(|routed| Holding::new(routed.routing.clone(), routed.reasons));
+        let no_kernel = routed.as_ref().map_or(Engine::NoEgress.into(), |of| of.reasons.at(Drops::KernelFull));
+        let errors = Bucket::new(routed.as_ref().map_or(0, |routed| routed.errors), blueprint.workers);
         let workers = setup.handoff.as_ref().map_or(0, |handoff| handoff.to.len());
         Worker {
             observer,
@@ -226,6 +248,11 @@ impl<I: Io, O: Observer> Worker<I, O> {
             handoff: setup.handoff,
             steered,
             following,
+            holding,
+            desk: setup.own.map(own::Desk::new),
+            no_kernel,
+            routed,
+            errors,
             io,
         }
     }
@@ -264,7 +291,11 @@ impl<I: Io, O: Observer> Worker<I, O> {
     /// packets that came in.
     pub fn turn(&mut self, now: u64) -> usize {
         let links = self.links.load(Ordering::Relaxed);
-        let mut handled = self.take_over(now);
+        let mut handled = self.take_over(now) + self.send_own(now);
+        if self.is_holding_due(now) {
+            self.take_up(now);
+            handled += 1;
+        }
         for at in 0..self.receive.len() {
             let (port, relay) = self.receive[at];
             match relay {
@@ -362,12 +393,24 @@ impl<I: Io, O: Observer> Worker<I, O> {
             self.steer(placed);
         }
         self.sheet.account(Account::Processed, u64::from(self.batch.live.count_ones()));
+        self.finish(now, false);
+    }
+
+    /// Takes the batch through the pipeline, from its start or from where packets were held.
+    #[inline]
+    fn finish(&mut self, now: u64, held: bool) {
         let mut cx = Cx { now, sheet: &mut self.sheet, log: &self.log };
-        self.pipeline.process(&mut self.batch, &mut cx, &mut self.observer);
-        if self.batch.refused != 0 {
-            self.answer();
+        match held {
+            false => self.pipeline.process(&mut self.batch, &mut cx, &mut self.observer),
+            true => self.pipeline.resume(&mut self.batch, &mut cx, &mut self.observer),
         }
-        self.send();
+        if self.batch.held != 0 {
+            self.hold();
+        }
+        if self.batch.refused != 0 {
+            self.answer(now);
+        }
+        self.send(now);
         self.settle();
         while let Some(note) = self.pipeline.take_note() {
             self.make(&note);
@@ -420,13 +463,27 @@ impl<I: Io, O: Observer> Worker<I, O> {
 
     /// Makes refused packets the replies to them: the request ends here, and what leaves in its buffer is a packet of our own.
     #[inline(never)]
-    fn answer(&mut self) {
+    fn answer(&mut self, now: u64) {
         for i in bits(self.batch.refused & self.batch.dead) {
             self.bury(i);
             self.sheet.account(Account::Dropped, 1);
             let batch = &mut *self.batch;
             batch.dead &= !(1 << i);
-            if reject(&mut batch.frames[i], &mut batch.metas[i]) {
+            let (frame, meta) = (&mut batch.frames[i], &mut batch.metas[i]);
+            let answered = match (batch.answers[i], &self.routed) {
+                (Answer::Reject, _) => reject(frame, meta),
+                (answer, Some(routed)) if self.errors.has(now) => {
+                    // RFC 1812 section 4.3.2.4: from an address of the port it leaves by, which is where the packet came in.
+                    let (v4, v6) = (routed.routing.addresses.v4(meta.port), routed.routing.addresses.v6(meta.port));
+                    let made = reply::answer(frame, meta, answer, v4, v6);
+                    if made {
+                        self.errors.take(now);
+                    }
+                    made
+                }
+                _ => false,
+            };
+            if answered {
                 batch.leaving |= 1 << i;
                 self.sheet.account(Account::Created, 1);
             } else {
@@ -452,7 +509,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
 
     /// Sends the leaving packets: all at once if they leave by one port, else through the ports' outboxes.
     #[inline]
-    fn send(&mut self) {
+    fn send(&mut self, now: u64) {
         let batch = &mut *self.batch;
         let Some(first) = bits(batch.leaving).next() else { return };
         let out = batch.metas[first].out;
@@ -468,7 +525,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
         together &= batch.leaving & batch.leaving.wrapping_add(1) == 0;
         let waiting = self.outboxes.get(usize::from(out)).is_none_or(|outbox| outbox.len > 0);
         if !together || waiting || !self.io.transmits(out) || self.links.load(Ordering::Relaxed) & (1 << out) == 0 {
-            return self.send_each();
+            return self.send_each(now);
         }
         let len = batch.leaving.count_ones() as usize;
         if O::LISTENS {
@@ -485,7 +542,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
     }
 
     /// Moves the leaving packets to their ports' outboxes.
-    fn send_each(&mut self) {
+    fn send_each(&mut self, now: u64) {
         let mut unsendable: Mask = 0;
         for i in bits(self.batch.leaving) {
             let out = usize::from(self.batch.metas[i].out);
@@ -497,6 +554,12 @@ impl<I: Io, O: Observer> Worker<I, O> {
                     }
                     let frame = self.batch.frames[i].take();
                     self.put_out(out as u8, frame);
+                }
+                None if self.batch.metas[i].out == SELF_PORT => {
+                    if let Err(reason) = self.receive_own(i, now) {
+                        self.batch.reasons[i] = reason;
+                        unsendable |= 1 << i;
+                    }
                 }
                 known => {
                     let reason = if known.is_some() { Engine::TooBig } else { Engine::NoEgress };
@@ -540,6 +603,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
     /// Sends everything that is waiting to leave.
     #[inline]
     fn flush(&mut self, links: u64) {
+        self.flush_own();
         for port in 0..self.outboxes.len() {
             if self.outboxes[port].len > 0 {
                 self.flush_port(port as u8, links);
@@ -624,7 +688,17 @@ impl<I: Io, O: Observer> Worker<I, O> {
     /// turning.
     pub fn drain(&mut self) {
         self.stop_following();
+        self.stop_holding();
         let mut frames = [const { Frame::EMPTY }; BATCH];
+        loop {
+            let n = self.unsent(&mut frames);
+            if n == 0 {
+                break;
+            }
+            self.io.free(&mut frames[..n]);
+            self.sheet.account(Account::HandedIn, n as u64);
+            self.tally(Engine::Stopping.into(), n);
+        }
         while let Some(handoff) = &mut self.handoff {
             let rings = handoff.from.iter_mut().chain(handoff.sends.iter_mut().map(|(_, ring)| ring));
             let n = rings.map(|ring| ring.pop(&mut frames)).find(|n| *n > 0).unwrap_or(0);
@@ -719,6 +793,7 @@ mod tests {
             key: Key::seeded(3),
             tables: None,
             handoff,
+            own: None,
         };
         (Worker::new(MemoryIo::new(2, 256, 2000), (), setup), layout)
     }
@@ -792,6 +867,7 @@ mod tests {
             key: Key::seeded(3),
             tables: None,
             handoff: None,
+            own: None,
         };
         let mut worker = Worker::new(MemoryIo::new(2, 256, 2000), (), setup);
         let (plain, tagged) =

@@ -238,6 +238,7 @@ impl Explainer {
             key: Key::seeded(1),
             tables: self.blueprint.few_tables().expect("memory for a few flows"),
             handoff: None,
+            own: None,
         };
         let mut worker = Worker::new(MemoryIo::new(self.mtus.len(), 8, bytes.len()), Recorder::default(), setup);
         if let (Some(facts), Some(tracker), false) =

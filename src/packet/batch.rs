@@ -1,10 +1,11 @@
 //! Up to 64 packets that travel together, and what is to become of each.
 //!
-//! A batch knows which of its packets are live, leaving, held or dead, and nothing about what is in them: it neither parses
-//! nor counts nor frees. Every packet is in exactly one of the four masks from the moment it is pushed.
+//! A batch knows which of its packets are live, leaving, held, moved or dead, and nothing about what is in them: it neither
+//! parses nor counts nor frees. Every packet is in exactly one of these masks from the moment it is pushed.
 
 use super::frame::Frame;
-use super::meta::Meta;
+use super::meta::{Meta, NO_PORT};
+use super::reply::Answer;
 use crate::stats::Reason;
 
 /// Packets in a batch.
@@ -42,6 +43,17 @@ impl Iterator for Bits {
     }
 }
 
+/// What a packet waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Await {
+    /// The adjacency it will leave by, `GLEAN` if its neighbor has none yet.
+    pub adjacency: u32,
+    /// The logical port.
+    pub out: u8,
+    /// The address of the neighbor, if that is where it goes.
+    pub neighbor: [u8; 16],
+}
+
 /// The packets of one receive, from one port or one worker.
 #[derive(Debug)]
 pub struct Batch {
@@ -57,12 +69,18 @@ pub struct Batch {
     pub fresh: Mask,
     /// To be sent to `metas[i].out`.
     pub leaving: Mask,
-    /// Moved elsewhere (handed to another worker, parked for a neighbor, consumed): the slot is empty.
+    /// Moved elsewhere (handed to another worker, consumed): the slot is empty.
     pub moved: Mask,
     /// Dropped; the frame is still here until the batch is settled.
     pub dead: Mask,
-    /// Of the dead, those whose senders are to be told, by a reply that the frame becomes (`reply::reject`).
+    /// Of the dead, those whose senders are to be told, by a reply that the frame becomes.
     pub refused: Mask,
+    /// What each of these becomes.
+    pub answers: [Answer; BATCH],
+    /// Waiting for the answer of a neighbor; their frames are here until the batch is settled.
+    pub held: Mask,
+    /// What each of these waits for.
+    pub awaits: [Await; BATCH],
     /// Fragments, first and later, as decode found them; live or not.
     pub fragments: Mask,
     len: usize,
@@ -80,6 +98,9 @@ impl Default for Batch {
             moved: 0,
             dead: 0,
             refused: 0,
+            answers: [Answer::Nothing; BATCH],
+            held: 0,
+            awaits: [Await { adjacency: 0, out: NO_PORT, neighbor: [0; 16] }; BATCH],
             fragments: 0,
             len: 0,
         }
@@ -108,6 +129,7 @@ impl Batch {
         self.moved = 0;
         self.dead = 0;
         self.refused = 0;
+        self.held = 0;
         self.fragments = 0;
     }
 
@@ -134,6 +156,23 @@ impl Batch {
         self.live &= !(1 << i);
         self.moved |= 1 << i;
         self.frames[i].take()
+    }
+
+    /// Lets packet `i`, which is dead, become an answer to its sender.
+    #[inline]
+    pub fn refuse(&mut self, i: usize, answer: Answer) {
+        debug_assert!(self.dead & (1 << i) != 0, "only a dead packet is answered");
+        self.answers[i] = answer;
+        self.refused |= 1 << i;
+    }
+
+    /// Keeps packet `i`, which is live, until its neighbor has answered.
+    #[inline]
+    pub fn hold(&mut self, i: usize, awaited: Await) {
+        debug_assert!(self.live & (1 << i) != 0);
+        self.live &= !(1 << i);
+        self.held |= 1 << i;
+        self.awaits[i] = awaited;
     }
 
     /// Sends the live packets of `mask` on to their `metas[i].out`.

@@ -4,12 +4,91 @@
 //! it is changed in place by one writer, on control, while they read.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crossbeam::queue::ArrayQueue;
 use ipnet::IpNet;
 
 pub mod adjacency;
+pub mod fib;
 pub mod hop;
+pub mod vlan;
+
+use fib::Fib;
+use hop::Hops;
+
+/// What control publishes and workers read.
+#[derive(Debug)]
+pub struct Routing {
+    /// Addresses to hops.
+    pub fib: Arc<Fib>,
+    /// What hops lead to.
+    pub hops: Hops,
+    /// How packets leave.
+    pub adjacencies: adjacency::Table,
+    /// The ports' own addresses.
+    pub addresses: Addresses,
+    /// The ports' own MAC addresses.
+    pub macs: Macs,
+    /// Changes with every change of routes: flows that were routed before are routed again.
+    pub generation: AtomicU32,
+    /// Changes when a neighbor has answered or is given up: what is held is looked at again.
+    pub settled: AtomicU32,
+    /// Neighbors that packets wait for, for control to ask.
+    pub wants: ArrayQueue<Want>,
+}
+
+/// A neighbor that packets wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// A host on a port's link.
+    Host {
+        /// The logical port.
+        port: u8,
+        /// Its address.
+        address: IpAddr,
+    },
+    /// The neighbor behind an adjacency.
+    Adjacency(u32),
+}
+
+/// The MAC addresses by which frames are for the box, by logical port.
+#[derive(Debug)]
+pub struct Macs {
+    first: Vec<u64>,
+    more: Vec<Vec<[u8; 6]>>,
+}
+
+impl Macs {
+    /// By port: its own, and those it has besides (RFC 9568: the virtual router's).
+    pub fn new(ports: impl Iterator<Item = ([u8; 6], Vec<[u8; 6]>)>) -> Macs {
+        let (first, more): (Vec<_>, Vec<_>) = ports.unzip();
+        Macs { first: first.into_iter().map(number).collect(), more }
+    }
+
+    /// True for the port's own.
+    #[inline(always)]
+    pub fn is_first(&self, port: u8, mac: [u8; 6]) -> bool {
+        self.first.get(usize::from(port)).is_some_and(|first| *first == number(mac))
+    }
+
+    /// True for any of the port's.
+    pub fn is_one(&self, port: u8, mac: [u8; 6]) -> bool {
+        self.is_first(port, mac) || self.more.get(usize::from(port)).is_some_and(|more| more.contains(&mac))
+    }
+
+    /// The port's own.
+    pub fn of(&self, port: u8) -> Option<[u8; 6]> {
+        let [a, b, c, d, e, f, ..] = self.first.get(usize::from(port))?.to_le_bytes();
+        Some([a, b, c, d, e, f])
+    }
+}
+
+#[inline(always)]
+fn number([a, b, c, d, e, f]: [u8; 6]) -> u64 {
+    u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+}
 
 /// A route, as one source has it.
 #[derive(Clone, Debug, PartialEq, Eq)]

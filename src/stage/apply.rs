@@ -1,9 +1,24 @@
 //! Writing what was decided into the packet: the one place where the pipeline changes bytes on behalf of flow stages.
+//!
+//! A packet leaves by a fixed rewrite of its link-layer header (`cross`), or by an adjacency of the routing tables, which may
+//! not be there yet, or may not take it. That is found out before anything is written ([`Ways::look`]): whoever is told of the
+//! packet's end gets it quoted as it came.
 
-use crate::packet::{BATCH, Batch, Mask, bits};
+use std::sync::Arc;
+
+use crate::packet::batch::Await;
+use crate::packet::meta::flag;
+use crate::packet::reply::Answer;
+use crate::packet::{BATCH, Batch, Frame, Mask, Meta, SELF_PORT, bits, forward, mss};
+use crate::route::Routing;
+use crate::route::adjacency::{Adjacency, GLEAN, ROUTED, SILENT, State};
+use crate::stats::{Reason, ReasonBase};
 use crate::wire::ethernet::Rewrite;
+use crate::wire::tcp::SYN;
+use crate::wire::{ipv4, protocol};
 
 use super::Action;
+use super::route::{Drops, answer};
 
 /// How packets of a flow leave, by index: the link-layer rewrite. The first leaves frames as they are.
 #[derive(Clone, Debug)]
@@ -32,18 +47,166 @@ impl Adjacencies {
     }
 }
 
-/// Carries out the actions of the live packets in `todo`: rule, domain and egress go into their facts, and the link-layer
-/// header is rewritten.
+/// What routing adds.
+#[derive(Clone)]
+pub struct Routed {
+    /// The published tables.
+    pub routing: Arc<Routing>,
+    /// Of [`Drops`].
+    pub reasons: ReasonBase,
+    /// ICMP errors a second, the appliance's.
+    pub errors: u64,
+    /// True if the MSS of TCP handshakes is lowered to what the ways take.
+    pub clamp: bool,
+}
+
+/// All ways by which packets leave.
+#[derive(Clone)]
+pub struct Ways {
+    /// Fixed rewrites.
+    pub fixed: Arc<Adjacencies>,
+    /// Routing, if it is in the pipeline.
+    pub routed: Option<Routed>,
+}
+
+/// A way that is open to a packet.
+#[derive(Clone, Copy, Debug)]
+pub enum Way {
+    /// A fixed rewrite.
+    Fixed(u32),
+    /// By an adjacency.
+    Routed(Adjacency),
+}
+
+/// Why a packet does not go the way it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It waits for its neighbor's answer.
+    Wait,
+    /// It is dropped, and its sender is told.
+    Drop(Reason, Answer),
+}
+
+impl Ways {
+    /// The way of a packet whose action has this adjacency; changes nothing.
+    #[inline(always)]
+    pub fn look(&self, adjacency: u32, frame: &Frame, meta: &Meta) -> Result<Way, Stop> {
+        match &self.routed {
+            Some(routed) if adjacency & ROUTED != 0 => routed.look(adjacency, frame, meta).map(Way::Routed),
+            _ => Ok(Way::Fixed(adjacency)),
+        }
+    }
+
+    /// Makes the packet leave that way: TTL, MSS, link-layer header.
+    #[inline(always)]
+    pub fn write(&self, way: Way, frame: &mut Frame, meta: &mut Meta) {
+        match way {
+            Way::Fixed(0) => {}
+            Way::Fixed(index) => self.fixed.at(index).write(frame.bytes_mut()),
+            Way::Routed(adjacency) => {
+                let clamp = self.routed.as_ref().is_some_and(|routed| routed.clamp);
+                if clamp && meta.proto == protocol::TCP && meta.detail[0] & SYN != 0 {
+                    mss::clamp(frame, meta, adjacency.mtu);
+                }
+                if meta.port != SELF_PORT {
+                    forward::hop(frame, meta);
+                }
+                link(&adjacency, frame, meta);
+            }
+        }
+    }
+}
+
+/// Gives the packet the link-layer header of an adjacency.
+#[inline(always)]
+fn link(adjacency: &Adjacency, frame: &mut Frame, meta: &mut Meta) {
+    match adjacency.state {
+        State::Keep => forward::retag(frame, meta, &adjacency.tags),
+        _ => forward::relink(frame, meta, adjacency.destination, adjacency.source, &adjacency.tags),
+    }
+}
+
+impl Routed {
+    #[inline(always)]
+    fn look(&self, index: u32, frame: &Frame, meta: &Meta) -> Result<Adjacency, Stop> {
+        let adjacency = self.routing.adjacencies.at(index);
+        let good = matches!(adjacency.state, State::Forward);
+        // A packet of one hop more is the common case, and so is one that fits.
+        if good && meta.port != SELF_PORT && forward::hops_left(frame, meta) > 1 && packet_len(meta) <= adjacency.mtu {
+            return Ok(adjacency);
+        }
+        self.look_closer(index, adjacency, frame, meta)
+    }
+
+    #[cold]
+    fn look_closer(&self, index: u32, adjacency: Adjacency, frame: &Frame, meta: &Meta) -> Result<Adjacency, Stop> {
+        let drop = |drop: Drops| Err(Stop::Drop(self.reasons.at(drop), answer(drop, adjacency.mtu)));
+        // RFC 1812 section 5.3.1, RFC 8200 section 3: what the box itself sends is not forwarded.
+        if meta.port != SELF_PORT && forward::hops_left(frame, meta) <= 1 {
+            return drop(Drops::TtlExpired);
+        }
+        match (index, adjacency.state) {
+            (SILENT, _) | (_, State::Failed) => return drop(Drops::HostUnreachable),
+            (GLEAN, _) | (_, State::Unresolved) => return Err(Stop::Wait),
+            // Its routes have just changed: they are asked again.
+            (_, State::Free) => return Err(Stop::Wait),
+            (_, State::Forward | State::Keep) => {}
+        }
+        // RFC 791 section 3.2, RFC 8200 section 5: only IPv4 is fragmented on its way, and only where it may be.
+        if packet_len(meta) > adjacency.mtu && (meta.has(flag::IPV6) || may_not_fragment(frame, meta)) {
+            return drop(Drops::TooBig);
+        }
+        Ok(adjacency)
+    }
+}
+
+/// Bytes of the network-layer packet.
+#[inline(always)]
+fn packet_len(meta: &Meta) -> u16 {
+    meta.end.wrapping_sub(meta.l3() as u16)
+}
+
+fn may_not_fragment(frame: &Frame, meta: &Meta) -> bool {
+    let word = frame.bytes().get(meta.l3() + 6..meta.l3() + 8);
+    word.is_none_or(|word| u16::from_be_bytes([word[0], word[1]]) & ipv4::DONT_FRAGMENT != 0)
+}
+
+/// Carries out the actions of the live packets in `todo`: rule, domain and egress go into their facts, and they are written.
+/// Those whose way is not open are held or dropped; they are the result.
 #[inline]
-pub fn apply(todo: Mask, batch: &mut Batch, actions: &[Action; BATCH], adjacencies: &Adjacencies) {
+pub fn apply(todo: Mask, batch: &mut Batch, actions: &[Action; BATCH], ways: &Ways) -> Mask {
+    let mut stopped = 0;
     for i in bits(todo & batch.live) {
         let action = &actions[i];
-        let meta = &mut batch.metas[i];
-        meta.rule = action.rule;
-        meta.domain = action.domain;
-        meta.out = action.out;
-        if action.adjacency != 0 {
-            adjacencies.at(action.adjacency).write(batch.frames[i].bytes_mut());
+        let (frame, meta) = (&mut batch.frames[i], &mut batch.metas[i]);
+        match ways.look(action.adjacency, frame, meta) {
+            Ok(way) => {
+                meta.rule = action.rule;
+                meta.domain = action.domain;
+                meta.out = action.out;
+                ways.write(way, frame, meta);
+            }
+            Err(stop) => {
+                meta.rule = action.rule;
+                stopped |= 1 << i;
+                let awaited = Await { adjacency: action.adjacency, out: action.out, neighbor: meta.dst };
+                halt(stop, i, batch, awaited);
+            }
+        }
+    }
+    stopped
+}
+
+/// Holds or drops a live packet.
+#[cold]
+pub fn halt(stop: Stop, i: usize, batch: &mut Batch, awaited: Await) {
+    match stop {
+        Stop::Wait => batch.hold(i, awaited),
+        Stop::Drop(reason, answer) => {
+            batch.drop(i, reason);
+            if answer != Answer::Nothing {
+                batch.refuse(i, answer);
+            }
         }
     }
 }

@@ -280,8 +280,42 @@ pub struct Around {
     pub rules: Vec<usize>,
     /// True if flows may be picked up in mid-stream, by default or by some rule.
     pub mid_stream: bool,
-    /// Of the rules; entries of another are judged again.
+    /// Of rules and routes; entries of another are judged again.
     pub generation: u16,
+    /// The first of the present rules.
+    pub rules_since: u16,
     /// Limits on flows, if there are any.
     pub limits: Option<Arc<Limits>>,
+}
+
+/// Generations of routes: those below are of none.
+const ROUTED_FROM: u16 = 2;
+const ROUTED: u16 = u16::MAX - ROUTED_FROM;
+
+impl Around {
+    /// Routes have been changed so many times.
+    #[inline]
+    pub fn routed(&mut self, changes: u32) {
+        self.generation = ROUTED_FROM + (changes % u32::from(ROUTED)) as u16;
+        if self.rules_since < ROUTED_FROM {
+            self.rules_since = self.generation;
+        }
+    }
+
+    /// True if what has changed since that generation are routes, and no rules.
+    pub fn only_routes_changed(&self, generation: u16) -> bool {
+        let age = |of: u16| match self.generation.checked_sub(of) {
+            Some(age) => age,
+            None => ROUTED - (of - self.generation),
+        };
+        generation >= ROUTED_FROM && self.rules_since >= ROUTED_FROM && age(generation) <= age(self.rules_since)
+    }
+
+    /// True if an entry of that generation must be judged again before the number comes round.
+    pub fn is_old(&self, generation: u16) -> bool {
+        generation >= ROUTED_FROM && generation != self.generation && {
+            let age = i32::from(self.generation) - i32::from(generation);
+            age.rem_euclid(i32::from(ROUTED)) > i32::from(ROUTED / 4)
+        }
+    }
 }

@@ -19,9 +19,10 @@ use crate::packet::{BATCH, Batch, Mask, NO_PORT, bits};
 use crate::stats::{Layout, Sheet, Unit};
 use crate::wire::ethernet::Rewrite;
 
-use super::apply::{Adjacencies, apply, refuse};
+use super::apply::{Adjacencies, Routed, Ways, apply, refuse};
 use super::conntrack::{Around, Conntrack, Settings, Tables};
 use super::ingress::Ports;
+use super::route::arrival::Arrival;
 use super::synproxy::Note;
 use super::track::{FlowStage, Tracker, conclude};
 use super::visit::Visit;
@@ -46,9 +47,14 @@ pub struct Blueprint {
     pub relay: Option<Vec<(u8, Rewrite)>>,
     /// Connection tracking, if it is in the pipeline.
     pub conntrack: Option<(Arc<Settings>, Around)>,
+    /// How many workers share what is the appliance's.
+    pub workers: usize,
     /// By worker: its packet log. What is in it speaks of this pipeline's rules and reasons.
     pub logs: Arc<[Log]>,
-    adjacencies: Arc<Adjacencies>,
+    /// How packets leave.
+    pub ways: Ways,
+    /// The first look at packets, if they are routed.
+    arrival: Option<Arrival>,
 }
 
 /// One stage of a blueprint.
@@ -145,6 +151,7 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
     let logs = (0..workers.max(1)).map(|_| if logs { Log::new() } else { Log::NONE }).collect();
     Ok(Blueprint {
         conntrack,
+        workers,
         layout: Arc::new(layout),
         rules: Arc::new(rules),
         stages,
@@ -153,7 +160,8 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
         port_counters,
         relay,
         logs,
-        adjacencies: Arc::new(adjacencies),
+        ways: Ways { fixed: Arc::new(adjacencies), routed },
+        arrival,
     })
 }
 
@@ -177,6 +185,7 @@ fn around(settings: &Settings, stages: &[Compiled], rules: &Rules, ports: usize)
         rules: rules.all().iter().map(|rule| rule.counters).collect(),
         mid_stream: mid_stream.any(|tracking| matches!(tracking, Tracking::Loose | Tracking::Sloppy)),
         generation: 1,
+        rules_since: 1,
         limits: None,
     }
 }
@@ -243,7 +252,8 @@ impl Blueprint {
             after: Vec::new(),
             positions: Vec::new(),
             actions: Box::new([Action::OPEN; BATCH]),
-            adjacencies: self.adjacencies.clone(),
+            ways: self.ways.clone(),
+            arrival: self.arrival.clone(),
         };
         let mut behind = false;
         for stage in &self.stages {
@@ -343,28 +353,38 @@ pub struct Pipeline {
     /// For each stage of the blueprint that is a packet stage: (after the flow stages?, index there).
     positions: Vec<Option<(bool, usize)>>,
     actions: Box<[Action; BATCH]>,
-    adjacencies: Arc<Adjacencies>,
+    ways: Ways,
+    arrival: Option<Arrival>,
 }
 
 impl Pipeline {
     /// Takes every live packet of a decoded batch to its end: leaving, dead, or moved.
     #[inline]
     pub fn process(&mut self, batch: &mut Batch, cx: &mut Cx<'_>, witness: &mut impl Witness) {
+        if let Some(arrival) = &self.arrival {
+            arrival.process(batch);
+        }
         witness.enters(batch);
         for (n, stage) in self.before.iter_mut().enumerate() {
             stage.process(batch, cx);
             witness.processed(n, batch);
         }
+        self.resume(batch, cx, witness);
+    }
+
+    /// Takes up again what was held when its flow was looked up or judged.
+    #[inline]
+    pub fn resume(&mut self, batch: &mut Batch, cx: &mut Cx<'_>, witness: &mut impl Witness) {
         let mut next = self.before.len();
         match &mut self.tracker {
             None => self.judge(batch, cx, witness),
             Some(tracker) => {
-                tracker.replay(batch, &self.adjacencies, cx);
+                tracker.replay(batch, &self.flow, &self.ways, cx);
                 witness.found(next, batch);
                 if batch.fresh != 0 {
                     let mut judged =
                         |at, todo, denied, actions: &_| witness.judged(next + 1 + at, todo, denied, actions);
-                    tracker.admit(batch, &mut self.flow, &mut self.actions, &self.adjacencies, cx, &mut judged);
+                    tracker.admit(batch, &mut self.flow, &mut self.actions, &self.ways, cx, &mut judged);
                     witness.admitted(next, batch);
                 }
                 next += 1;
@@ -396,12 +416,12 @@ impl Pipeline {
             witness.judged(self.before.len() + n, asked, refused, actions);
             denied |= refused;
         }
+        let judged = todo & !apply(todo & !denied, batch, actions, &self.ways);
         for (_, commit, _) in &mut self.flow {
-            commit.commit(todo, batch, actions, cx);
+            commit.commit(judged, batch, actions, cx);
         }
-        apply(todo & !denied, batch, actions, &self.adjacencies);
         refuse(denied, batch, actions);
-        conclude(&mut self.flow, todo, batch, actions, cx);
+        conclude(&mut self.flow, judged, batch, actions, cx);
     }
 
     /// A packet to be sent besides those that came.

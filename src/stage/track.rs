@@ -10,6 +10,7 @@
 //! - What is not IP is judged packet by packet.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytemuck::Zeroable;
 
@@ -21,15 +22,18 @@ use crate::flow::timeout::{Class, has_passed, ticks};
 use crate::flow::{Drops, ORIGINAL, REPLY, Tracking};
 use crate::packet::meta::flag;
 use crate::packet::steer::{self, Key};
-use crate::packet::{BATCH, Batch, Frame, Mask, Meta, NO_FLOW, NO_RULE, bits};
+use crate::packet::batch::Await;
+use crate::packet::{BATCH, Batch, Frame, Mask, Meta, NO_FLOW, NO_RULE, SELF_PORT, bits};
+use crate::route::adjacency::State;
 use crate::stats::Lines;
 use crate::wire::icmpv4::{self, Icmpv4};
 use crate::wire::tcp::{ACK, SYN};
 use crate::wire::udp::Udp;
 use crate::wire::{checksum, icmpv6, protocol};
 
-use super::apply::{Adjacencies, apply, refuse};
+use super::apply::{Stop, Way, Ways, apply, halt, refuse};
 use super::conntrack::{Around, Counters, Settings, Tables};
+use super::route::BACK;
 use super::synproxy::{self, Note, Notes};
 use super::visit::Visit;
 use super::{Action, Cx, FlowCommit, FlowPlan, Row, rule_counter};
@@ -76,7 +80,7 @@ struct Run {
 struct Desk<'a> {
     settings: &'a Settings,
     around: &'a Around,
-    adjacencies: &'a Adjacencies,
+    ways: &'a Ways,
     proxy: Option<&'a Proxy>,
     notes: &'a mut Notes,
     /// In ticks.
@@ -93,6 +97,8 @@ enum Found {
     Passes,
     /// It does not pass.
     Refused(Drops),
+    /// It does not go on now.
+    Stops(Stop, Await),
     /// Its entry was made by other rules than there are now.
     Stale,
     /// It did not come in where its entry expects it.
@@ -167,7 +173,10 @@ impl Tracker {
 
     /// Finds the flows of all live packets. Those that have one are replayed or dropped; the rest are `batch.fresh`.
     #[inline]
-    pub fn replay(&mut self, batch: &mut Batch, adjacencies: &Adjacencies, cx: &mut Cx<'_>) {
+    pub fn replay(&mut self, batch: &mut Batch, stages: &[FlowStage], ways: &Ways, cx: &mut Cx<'_>) {
+        if let Some(routed) = &ways.routed {
+            self.around.routed(routed.routing.generation.load(Ordering::Acquire));
+        }
         let (mut v4, mut v6, mut errors): (Mask, Mask, Mask) = (0, 0, 0);
         let mut buckets = [0; BATCH];
         for i in bits(batch.live) {
@@ -192,7 +201,7 @@ impl Tracker {
             }
         }
         batch.fresh = batch.live & !errors;
-        let mut desk = Desk::new(&self.settings, &self.around, adjacencies, self.proxy.as_ref(), &mut self.notes, cx);
+        let mut desk = Desk::new(&self.settings, &self.around, ways, self.proxy.as_ref(), &mut self.notes, cx);
         if v4 != 0 {
             look_up(&mut self.tables.v4, v4, &buckets, batch, &mut desk, cx);
         }
@@ -201,7 +210,7 @@ impl Tracker {
         }
         desk.settle(cx);
         if errors != 0 {
-            self.errors(errors, batch, adjacencies, cx);
+            self.errors(errors, batch, stages, ways, cx);
         }
     }
 
@@ -211,7 +220,7 @@ impl Tracker {
         batch: &mut Batch,
         stages: &mut [FlowStage],
         actions: &mut [Action; BATCH],
-        adjacencies: &Adjacencies,
+        ways: &Ways,
         cx: &mut Cx<'_>,
         judged: &mut impl FnMut(usize, Mask, Mask, &[Action; BATCH]),
     ) {
@@ -239,9 +248,13 @@ impl Tracker {
             todo |= 1 << i;
         }
         let mut denied = judge(stages, todo, unruled, &mut batch.metas, actions, judged);
+        // What the box answers itself, at once, needs no flow.
+        for i in bits(todo & !denied) {
+            stateless |= Mask::from(actions[i].out == SELF_PORT && is_asking(&batch.metas[i])) << i;
+        }
         let allowed = todo & !denied & !stateless;
         for i in bits(allowed) {
-            self.facts[i] = entry::reversed(&batch.metas[i], actions[i].out);
+            self.facts[i] = way_back(&batch.metas[i], actions[i].out);
             self.back[i] = Action::OPEN;
         }
         // The way back is not judged: whoever may ask may be answered. But it must be known where it leads.
@@ -252,7 +265,7 @@ impl Tracker {
         self.tables.v4.prefetch_oldest(firsts);
         self.tables.v6.prefetch_oldest(firsts);
         let mut admitted = stateless & !denied;
-        let mut desk = Desk::new(&self.settings, &self.around, adjacencies, self.proxy.as_ref(), &mut self.notes, cx);
+        let mut desk = Desk::new(&self.settings, &self.around, ways, self.proxy.as_ref(), &mut self.notes, cx);
         for i in bits(todo & !stateless) {
             let meta = &batch.metas[i];
             let case = Case { i, denied: denied & (1 << i) != 0, later: later & (1 << i) != 0 };
@@ -264,6 +277,10 @@ impl Tracker {
             match outcome {
                 First::Begins => admitted |= 1 << i,
                 First::Passes | First::Answered => denied &= !(1 << i),
+                First::Stops(stop, awaited) => {
+                    denied &= !(1 << i);
+                    halt(stop, i, batch, awaited);
+                }
                 First::Denied => denied |= 1 << i,
                 First::Refused(reason) => {
                     denied &= !(1 << i);
@@ -272,10 +289,10 @@ impl Tracker {
             }
         }
         desk.settle(cx);
+        let admitted = admitted & !apply(admitted, batch, actions, ways);
         for (_, commit, _) in stages.iter_mut() {
             commit.commit(admitted | denied, batch, actions, cx);
         }
-        apply(admitted, batch, actions, adjacencies);
         refuse(denied, batch, actions);
         conclude(stages, admitted | denied, batch, actions, cx);
         batch.fresh = 0;
@@ -320,18 +337,19 @@ impl Tracker {
 
     /// ICMP errors: each belongs to the flow that it quotes a packet of, and goes the way back of that packet.
     #[cold]
-    fn errors(&mut self, errors: Mask, batch: &mut Batch, adjacencies: &Adjacencies, cx: &mut Cx<'_>) {
-        let mut desk = Desk::new(&self.settings, &self.around, adjacencies, self.proxy.as_ref(), &mut self.notes, cx);
+    fn errors(&mut self, errors: Mask, batch: &mut Batch, stages: &[FlowStage], ways: &Ways, cx: &mut Cx<'_>) {
+        let mut desk = Desk::new(&self.settings, &self.around, ways, self.proxy.as_ref(), &mut self.notes, cx);
         for i in bits(errors) {
             let (frame, meta) = (&mut batch.frames[i], &mut batch.metas[i]);
             let passes = if meta.has(flag::IPV4) {
-                error(&mut self.tables.v4, frame, meta, self.key, &mut desk, cx)
+                error(&mut self.tables.v4, frame, meta, self.key, stages, &mut desk, cx)
             } else {
-                error(&mut self.tables.v6, frame, meta, self.key, &mut desk, cx)
+                error(&mut self.tables.v6, frame, meta, self.key, stages, &mut desk, cx)
             };
             match passes {
                 Ok(()) => cx.sheet.counters[desk.settings.counters + Counters::Errors.index()] += 1,
-                Err(reason) => batch.drop(i, desk.settings.reasons.at(reason)),
+                Err(Refusal::Drop(reason)) => batch.drop(i, desk.settings.reasons.at(reason)),
+                Err(Refusal::Stop(stop, awaited)) => halt(stop, i, batch, awaited),
             }
         }
         desk.settle(cx);
@@ -437,6 +455,8 @@ enum First {
     Denied,
     /// It is dropped.
     Refused(Drops),
+    /// It does not go on now.
+    Stops(Stop, Await),
 }
 
 #[expect(clippy::too_many_arguments, reason = "all that a packet's fate depends on, borrowed from a worker's parts")]
@@ -460,6 +480,7 @@ fn first<E: Entry>(
             match replay(table, flow, &mut batch.frames[i], &mut batch.metas[i], desk, cx) {
                 Found::Passes => return First::Passes,
                 Found::Refused(reason) => return First::Refused(reason),
+                Found::Stops(stop, awaited) => return First::Stops(stop, awaited),
                 Found::Stale => {
                     if let Err(action) = renew(table, flow >> 1, stages, desk, cx) {
                         actions[i] = action;
@@ -480,6 +501,11 @@ fn first<E: Entry>(
     }
     if case.denied {
         return First::Denied;
+    }
+    // Who waits for its neighbor begins no flow: a scan of an empty network makes none.
+    let Action { adjacency, out, .. } = actions[i];
+    if let Err(stop) = desk.ways.look(adjacency, &batch.frames[i], &batch.metas[i]) {
+        return First::Stops(stop, Await { adjacency, out, neighbor: batch.metas[i].dst });
     }
     match begin(table, key, &mut batch.frames[i], &mut batch.metas[i], &actions[i], &back[i], desk, cx) {
         Ok(true) => First::Begins,
@@ -608,6 +634,17 @@ fn renew<E: Entry>(
     let mut actions = [[Action::OPEN; BATCH]; 2];
     facts[0] = entry::facts(table.entry(index));
     let plans = stages.iter().map(|(plan, _, egress)| (&**plan, *egress));
+    // Of other routes alone: as long as the ports stay the same, so do the rules' verdicts.
+    if desk.around.only_routes_changed(table.entry(index).body().generation) {
+        let mut facts = facts.clone();
+        let denied = judge_again(plans.clone().filter(|(_, egress)| *egress), 1, &mut facts, &mut actions);
+        let ([there, back], body) = ([actions[0][0], actions[1][0]], table.entry_mut(index).body_mut());
+        if denied == 0 && body.out == [there.out, back.out] {
+            body.adjacency = [there.adjacency, back.adjacency];
+            body.generation = desk.around.generation;
+            return Ok(());
+        }
+    }
     let denied = judge_again(plans, 1, &mut facts, &mut actions);
     let [there, back] = [actions[0][0], actions[1][0]];
     if denied != 0 {
@@ -637,7 +674,7 @@ pub fn judge_again<'p>(
     for (plan, _) in plans.clone() {
         denied |= plan.judge(todo & !denied, facts, there);
     }
-    bits(todo & !denied).for_each(|i| facts[i] = entry::reversed(&facts[i], there[i].out));
+    bits(todo & !denied).for_each(|i| facts[i] = way_back(&facts[i], there[i].out));
     for (plan, _) in plans.filter(|(_, egress)| *egress) {
         plan.judge(todo & !denied, facts, back);
     }
@@ -654,6 +691,18 @@ pub fn put(body: &mut Body, [there, back]: [&Action; 2], settings: &Settings, ar
     body.tracking = there.tracking.unwrap_or(settings.tracking) as u8;
 }
 
+/// Why an ICMP error does not pass.
+enum Refusal {
+    Drop(Drops),
+    Stop(Stop, Await),
+}
+
+impl From<Drops> for Refusal {
+    fn from(reason: Drops) -> Refusal {
+        Refusal::Drop(reason)
+    }
+}
+
 /// Finds the flow that an ICMP error is about, and sends the error the way back if the quote is believable: the packet quoted
 /// has that flow's tuple, the error goes to its source, and a TCP segment quoted is one that may be under way (RFC 5927
 /// section 4.1).
@@ -662,9 +711,10 @@ fn error<E: Entry>(
     frame: &mut Frame,
     meta: &mut Meta,
     hash_key: Key,
+    stages: &[FlowStage],
     desk: &mut Desk<'_>,
     cx: &mut Cx<'_>,
-) -> Result<(), Drops> {
+) -> Result<(), Refusal> {
     let message = frame.bytes().get(meta.l4()..meta.end()).ok_or(Drops::BadError)?;
     let whole = if meta.has(flag::IPV4) {
         checksum::is_good(message)
@@ -672,7 +722,7 @@ fn error<E: Entry>(
         checksum::transport_is_good(checksum::pseudo(&meta.src, &meta.dst, meta.proto, message.len()), message)
     };
     if !whole && !meta.has(flag::FIRST_FRAGMENT) {
-        return Err(Drops::BadChecksum);
+        return Err(Drops::BadChecksum.into());
     }
     let quote = message.get(Icmpv4::LEN..).ok_or(Drops::BadError)?;
     let quoted = steer::quoted(meta, quote).filter(|quoted| !quoted.later_fragment).ok_or(Drops::BadError)?;
@@ -680,11 +730,17 @@ fn error<E: Entry>(
     let key = E::Key::of(&quoted.facts, desk.around.scope(meta));
     let flow = table.lookup(hash, &key).ok_or(Drops::BadError)?;
     let (index, direction) = (flow >> 1, opposite((flow & 1) as usize));
-    let body = table.entry_mut(index).body_mut();
-    let known = !has_passed(body.expires, desk.now) && body.generation == desk.around.generation;
-    if !known || body.ingress[direction] != meta.port || quoted.facts.src != meta.dst {
-        return Err(Drops::BadError);
+    if table.entry(index).body().generation != desk.around.generation {
+        renew(table, index, stages, desk, cx).map_err(|_| Drops::BadError)?;
     }
+    let body = table.entry_mut(index).body_mut();
+    let known = !has_passed(body.expires, desk.now);
+    if !known || body.ingress[direction] != meta.port || quoted.facts.src != meta.dst {
+        return Err(Drops::BadError.into());
+    }
+    let adjacency = body.adjacency[direction];
+    let awaited = Await { adjacency, out: body.out[direction], neighbor: meta.dst };
+    let way = desk.ways.look(adjacency, frame, meta).map_err(|stop| Refusal::Stop(stop, awaited))?;
     if quoted.facts.proto == protocol::TCP && body.tracking() != Tracking::Sloppy {
         let sequence = quote.get(quoted.transport + 4..).and_then(|rest| rest.first_chunk().copied());
         let mut sequence = u32::from_be_bytes(sequence.ok_or(Drops::BadError)?);
@@ -695,7 +751,7 @@ fn error<E: Entry>(
             sequence = sequence.wrapping_sub(body.delta);
         }
         if !tcp::quotes(&body.tcp, opposite(direction), sequence) {
-            return Err(Drops::BadError);
+            return Err(Drops::BadError.into());
         }
         if moved {
             let (l4, end) = (meta.l4(), meta.end());
@@ -706,11 +762,8 @@ fn error<E: Entry>(
     meta.flow = index << 1 | direction as u32;
     meta.rule = body.rule;
     meta.out = body.out[direction];
-    let adjacency = body.adjacency[direction];
     desk.hit(meta.rule, frame.len(), cx);
-    if adjacency != 0 {
-        desk.adjacencies.at(adjacency).write(frame.bytes_mut());
-    }
+    desk.ways.write(way, frame, meta);
     Ok(())
 }
 
@@ -748,6 +801,10 @@ fn look_up<E: Entry>(
                 settled |= 1 << i;
                 batch.drop(i, desk.settings.reasons.at(reason));
             }
+            Found::Stops(stop, awaited) => {
+                settled |= 1 << i;
+                halt(stop, i, batch, awaited);
+            }
             Found::Stale | Found::Elsewhere => batch.metas[i].flow = flows[i],
             Found::Over => {}
         }
@@ -771,6 +828,17 @@ fn replay<E: Entry>(
     if !is_current || !body.has(mark::USED) || body.ingress[direction] != meta.port {
         return unexpected(table, index, desk, cx);
     }
+    let adjacency = body.adjacency[direction];
+    let way = match desk.ways.look(adjacency, frame, meta) {
+        // The kernel has changed its mind about the port it sends this flow by.
+        Ok(Way::Routed(adjacency)) if adjacency.state == State::Keep && adjacency.port != meta.vlan as u8 => {
+            return Found::Elsewhere;
+        }
+        Ok(way) => way,
+        Err(stop) => {
+            return Found::Stops(stop, Await { adjacency, out: body.out[direction], neighbor: meta.dst });
+        }
+    };
     // Whether it leaves the budget of half-open flows, and whether the packet goes back where it came from.
     let (mut opens, mut back) = (false, false);
     if meta.proto == protocol::TCP && !meta.has(flag::LATER_FRAGMENT) {
@@ -820,12 +888,10 @@ fn replay<E: Entry>(
     body.count(direction, len);
     meta.flow = flow;
     meta.rule = body.rule;
-    let (out, adjacency) = if back { (meta.port, 0) } else { (body.out[direction], body.adjacency[direction]) };
+    let (out, way) = if back { (meta.port, Way::Fixed(0)) } else { (body.out[direction], way) };
     meta.out = out;
     desk.hit(meta.rule, len, cx);
-    if adjacency != 0 {
-        desk.adjacencies.at(adjacency).write(frame.bytes_mut());
-    }
+    desk.ways.write(way, frame, meta);
     if opens {
         table.establish(index);
     }
@@ -865,7 +931,7 @@ impl<'a> Desk<'a> {
     fn new(
         settings: &'a Settings,
         around: &'a Around,
-        adjacencies: &'a Adjacencies,
+        ways: &'a Ways,
         proxy: Option<&'a Proxy>,
         notes: &'a mut Notes,
         cx: &Cx<'_>,
@@ -876,7 +942,7 @@ impl<'a> Desk<'a> {
         for (deadline, timeout) in deadlines.iter_mut().zip(&settings.timeouts) {
             *deadline = now.wrapping_add(*timeout);
         }
-        Desk { settings, around, adjacencies, proxy, notes, now, deadlines, run, ignored: 0 }
+        Desk { settings, around, ways, proxy, notes, now, deadlines, run, ignored: 0 }
     }
 
     /// When a flow of this class is forgotten that is seen now.
@@ -928,6 +994,21 @@ impl Around {
 #[cold]
 fn tagged(scope: Scope, vlan: u16) -> Scope {
     if scope.wire == 0 { scope } else { Scope { domain: vlan + 1, ..scope } }
+}
+
+/// The facts of the first packet of the way back; what the box will send knows by which port it was asked.
+fn way_back(facts: &Meta, out: u8) -> Meta {
+    let mut back = entry::reversed(facts, out);
+    if out == SELF_PORT {
+        back.vlan = BACK | u16::from(facts.port);
+    }
+    back
+}
+
+/// True for a whole echo request.
+fn is_asking(meta: &Meta) -> bool {
+    let fragment = meta.any(flag::FIRST_FRAGMENT | flag::LATER_FRAGMENT);
+    meta.has(flag::ECHO) && !fragment && matches!(meta.detail[0], icmpv4::ECHO_REQUEST | icmpv6::ECHO_REQUEST)
 }
 
 /// True for an echo reply, which without a flow nobody has asked for.

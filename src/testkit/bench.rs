@@ -144,6 +144,7 @@ impl Bench {
             key: Key::seeded(1),
             tables,
             handoff: None,
+            own: None,
         };
         let worker = Worker::new(MemoryIo::new(ports.len(), 4096, 9700), Witness::default(), setup);
         Bench { worker, blueprint, names: config.names, ports, created: 0, now: 1_700_000_000_000_000_000 }

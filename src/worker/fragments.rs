@@ -182,7 +182,7 @@ mod tests {
             let (mtus, links) = (vec![1500, 1500], Arc::new(AtomicU64::new(u64::MAX)));
             let tables = blueprint.tables(Placement::default()).expect("memory");
             let (blueprint, key) = (blueprint.clone(), Key::seeded(11));
-            let setup = Setup { blueprint, index, burst: 8, mtus, strip: 0, links, key, tables, handoff };
+            let setup = Setup { blueprint, index, burst: 8, mtus, strip: 0, links, key, tables, handoff, own: None };
             Worker::new(io, Ends::default(), setup)
         };
         let io = MemoryIo::new(2, 512, 2000);

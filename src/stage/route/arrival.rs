@@ -1,0 +1,156 @@
+//! The first look at a packet of a routed port, before any stage: whether the frame is for this box, by which logical port it
+//! came, and what is not for routes to decide.
+//!
+//! What hosts of a link say to each other to be found (ARP, neighbor and router discovery) goes straight to control; so does
+//! what is not IP, for whoever listens on the kernel's interface (LLDP, IS-IS).
+
+use std::sync::Arc;
+
+use crate::packet::meta::flag;
+use crate::packet::options::{self, Options};
+use crate::packet::reply::Answer;
+use crate::packet::{Batch, Frame, Mask, Meta, SELF_PORT, bits, forward};
+use crate::route::Routing;
+use crate::route::adjacency::ROUTED;
+use crate::route::hop::Hop;
+use crate::route::vlan::Vlans;
+use crate::stats::ReasonBase;
+use crate::wire::protocol;
+
+use super::{Drops, answer, martian};
+
+/// What the first look goes by.
+#[derive(Clone)]
+pub struct Arrival {
+    routing: Arc<Routing>,
+    vlans: Arc<Vlans>,
+    reasons: ReasonBase,
+}
+
+impl Arrival {
+    /// For the ports that `vlans` knows; `reasons` are those of [`Drops`].
+    pub fn new(routing: Arc<Routing>, vlans: Arc<Vlans>, reasons: ReasonBase) -> Arrival {
+        Arrival { routing, vlans, reasons }
+    }
+
+    /// Looks at all live packets; what is for control leaves for the box itself at once.
+    #[inline]
+    pub fn process(&self, batch: &mut Batch) {
+        let mut own: Mask = 0;
+        for i in bits(batch.live) {
+            let (frame, meta) = (&batch.frames[i], &mut batch.metas[i]);
+            let outcome = match self.vlans.classify(frame, meta) {
+                _ if meta.port == SELF_PORT => {
+                    own |= 1 << i;
+                    continue;
+                }
+                Some(port) => {
+                    meta.port = port;
+                    self.look(frame, meta)
+                }
+                None => Err((Drops::NoVlan, Answer::Nothing)),
+            };
+            match outcome {
+                Ok(true) => {}
+                Ok(false) => {
+                    meta.out = SELF_PORT;
+                    batch.leave(1 << i);
+                }
+                Err((drop, answer)) => {
+                    batch.drop(i, self.reasons.at(drop));
+                    if answer != Answer::Nothing {
+                        batch.refuse(i, answer);
+                    }
+                }
+            }
+        }
+        if own != 0 {
+            self.own(own, batch);
+        }
+    }
+
+    /// True if stages are to see the packet, false if it is for control.
+    #[inline(always)]
+    fn look(&self, frame: &Frame, meta: &Meta) -> Result<bool, (Drops, Answer)> {
+        let Some(station) = frame.bytes().first_chunk::<6>() else { return Err((Drops::OtherStation, Answer::Nothing)) };
+        let for_us = self.routing.macs.is_first(meta.port, *station);
+        let plain = meta.any(flag::IPV4 | flag::IPV6) && !meta.has(flag::OPTIONS) && meta.proto != protocol::ICMPV6;
+        if for_us && plain {
+            return Ok(true);
+        }
+        self.look_closer(frame, meta, *station, for_us)
+    }
+
+    #[cold]
+    fn look_closer(&self, frame: &Frame, meta: &Meta, station: [u8; 6], first: bool) -> Result<bool, (Drops, Answer)> {
+        let group = station[0] & 1 != 0;
+        if !first && !group && !self.routing.macs.is_one(meta.port, station) {
+            return Err((Drops::OtherStation, Answer::Nothing));
+        }
+        if !meta.any(flag::IPV4 | flag::IPV6) {
+            return Ok(false);
+        }
+        // RFC 1122 section 3.3.6, RFC 1812 section 5.3.4: whoever says all on the link must say all in the packet.
+        if group && !is_group(meta) && !matches!(self.hop(meta), Hop::Broadcast { .. }) {
+            return Err((Drops::LinkBroadcast, Answer::Nothing));
+        }
+        if self.is_discovery(frame, meta) {
+            return Ok(false);
+        }
+        if meta.has(flag::OPTIONS) {
+            match options::look(frame, meta) {
+                // RFC 6398 section 3: an alert is for whoever asked to be alerted, and in transit nobody here has. What is
+                // for the box or a group on the link gets there anyway.
+                Options::None | Options::Plain | Options::RouterAlert => {}
+                Options::SourceRoute => return Err((Drops::SourceRoute, answer(Drops::SourceRoute, 0))),
+                Options::Malformed { pointer } => {
+                    return Err((Drops::BadOptions, Answer::ParameterProblem { code: 0, pointer }));
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn hop(&self, meta: &Meta) -> Hop {
+        let fib = &self.routing.fib;
+        let hop = if meta.has(flag::IPV4) { fib.find_v4(super::word(&meta.dst)) } else { fib.find_v6(meta.dst) };
+        self.routing.hops.at(hop)
+    }
+
+    /// Router and neighbor discovery with a host of this link (RFC 4861 section 7.1: hop limit 255, so that it has passed no
+    /// router), never in fragments (RFC 6980 section 5).
+    fn is_discovery(&self, frame: &Frame, meta: &Meta) -> bool {
+        meta.has(flag::IPV6)
+            && meta.proto == protocol::ICMPV6
+            && matches!(meta.detail[0], 133..=137)
+            && !meta.any(flag::FIRST_FRAGMENT | flag::LATER_FRAGMENT)
+            && forward::hops_left(frame, meta) == 255
+            && (matches!(martian::kind(meta), martian::Kind::LinkGroup | martian::Kind::LinkDestination)
+                || matches!(self.hop(meta), Hop::Local { .. }))
+    }
+
+    /// What the box's own kernel sends: what is not IP, and discovery, leaves as it is by the port it is meant for.
+    #[cold]
+    fn own(&self, own: Mask, batch: &mut Batch) {
+        for i in bits(own) {
+            let (frame, meta) = (&mut batch.frames[i], &mut batch.metas[i]);
+            let by = frame.vlan_tci as u8;
+            meta.vlan = by.into();
+            if meta.any(flag::IPV4 | flag::IPV6) && !self.is_discovery(frame, meta) {
+                continue;
+            }
+            let adjacency = self.routing.adjacencies.at(ROUTED | u32::from(by));
+            meta.out = by;
+            forward::retag(frame, meta, &adjacency.tags);
+            batch.leave(1 << i);
+        }
+    }
+}
+
+/// True if a packet is for a group of hosts.
+fn is_group(meta: &Meta) -> bool {
+    match meta.has(flag::IPV4) {
+        true => meta.dst[0] & 0xf0 == 0xe0 || meta.dst[..4] == [255; 4],
+        false => meta.dst[0] == 0xff,
+    }
+}

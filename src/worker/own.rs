@@ -1,0 +1,116 @@
+//! The worker's part in what is for the box itself: an echo request is answered here, everything else goes to control over a
+//! ring, within a rate. What the box sends comes the same way.
+
+use crate::dpdk::ring::{Consumer, Producer};
+use crate::io::Io;
+use crate::packet::echo::{self, Echo};
+use crate::packet::meta::flag;
+use crate::packet::{BATCH, Frame, SELF_PORT};
+use crate::stage::bucket::Bucket;
+use crate::stage::route::Drops;
+use crate::stats::{Account, Reason, ReasonBase};
+
+use super::{Observer, Outbox, Worker};
+
+/// The rings between a worker and control, and what may go through.
+pub struct Own {
+    /// To control; `Frame::port` is the logical port it came by.
+    pub to: Producer,
+    /// From control, if this worker gets what the box sends: `Frame::port` is `SELF_PORT`, `vlan_tci` the logical port.
+    pub from: Option<Consumer>,
+    /// Of `route::Drops`.
+    pub reasons: ReasonBase,
+    /// How much of ARP, neighbor and router discovery control is given.
+    pub discovery: Bucket,
+    /// How much of everything else.
+    pub rest: Bucket,
+}
+
+/// That, and what waits to go.
+pub(super) struct Desk {
+    own: Own,
+    outbox: Outbox,
+}
+
+impl Desk {
+    pub(super) fn new(own: Own) -> Desk {
+        Desk { own, outbox: Outbox::new() }
+    }
+}
+
+impl<I: Io, O: Observer> Worker<I, O> {
+    /// What becomes of packet `i`, which leaves for the box itself: it is taken, or dropped for a reason.
+    #[cold]
+    pub(super) fn receive_own(&mut self, i: usize, now: u64) -> Result<(), Reason> {
+        let (frame, meta) = (&mut self.batch.frames[i], &mut self.batch.metas[i]);
+        let by = if meta.port == SELF_PORT { meta.vlan as u8 } else { meta.port };
+        let Some(desk) = &mut self.desk else { return Err(self.no_kernel) };
+        let at = |drop| desk.own.reasons.at(drop);
+        if meta.has(flag::ECHO) && meta.port != SELF_PORT {
+            match echo::answer(frame, meta) {
+                Echo::Answered => {
+                    self.sheet.account(Account::Consumed, 1);
+                    self.sheet.account(Account::Created, 1);
+                    if O::LISTENS {
+                        self.observer.sent(&self.batch.frames[i], &self.batch.metas[i]);
+                    }
+                    let (frame, out) = (self.batch.frames[i].take(), self.batch.metas[i].out);
+                    self.put_out(out, frame);
+                    return Ok(());
+                }
+                Echo::BadChecksum => return Err(at(Drops::BadEcho)),
+                Echo::NotHere => {}
+            }
+        }
+        let discovery = !meta.any(flag::IPV4 | flag::IPV6) || meta.has(flag::IPV6) && matches!(meta.detail[0], 133..=137);
+        let bucket = if discovery { &mut desk.own.discovery } else { &mut desk.own.rest };
+        if !bucket.has(now) {
+            return Err(at(Drops::Policed));
+        }
+        bucket.take(now);
+        let mut frame = frame.take();
+        frame.port = by;
+        desk.outbox.push(frame);
+        if desk.outbox.is_full() {
+            self.flush_own();
+        }
+        Ok(())
+    }
+
+    /// Gives control what is waiting for it.
+    #[inline]
+    pub(super) fn flush_own(&mut self) {
+        let Some(desk) = &mut self.desk else { return };
+        let len = std::mem::take(&mut desk.outbox.len);
+        if len == 0 {
+            return;
+        }
+        let taken = desk.own.to.push(&mut desk.outbox.frames[..len]);
+        self.sheet.account(Account::Consumed, taken as u64);
+        if taken < len {
+            self.io.free(&mut desk.outbox.frames[taken..len]);
+            let reason = desk.own.reasons.at(Drops::KernelFull);
+            self.tally(reason, len - taken);
+        }
+    }
+
+    /// Takes what the box sends.
+    #[inline]
+    pub(super) fn send_own(&mut self, now: u64) -> usize {
+        let Some(Desk { own: Own { from: Some(from), .. }, .. }) = &mut self.desk else { return 0 };
+        let n = from.pop(&mut self.batch.frames);
+        if n > 0 {
+            self.sheet.account(Account::HandedIn, n as u64);
+            self.run(n, now);
+        }
+        n
+    }
+
+    /// Takes the next frames that control has sent and nobody will send any more.
+    pub(super) fn unsent(&mut self, frames: &mut [Frame; BATCH]) -> usize {
+        match &mut self.desk {
+            Some(Desk { own: Own { from: Some(from), .. }, .. }) => from.pop(frames),
+            _ => 0,
+        }
+    }
+}
