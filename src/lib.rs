@@ -17,6 +17,7 @@ pub mod memory;
 pub mod packet;
 pub mod policy;
 pub mod replay;
+pub mod route;
 pub mod stage;
 pub mod stats;
 pub mod testkit;

@@ -1,0 +1,4 @@
+//! Where packets go: the forwarding table and what it is made of.
+
+pub mod epoch;
+pub mod fib;
