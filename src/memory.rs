@@ -1,13 +1,17 @@
-//! Read-only tables of our own on huge pages, where a lookup would else miss the TLB before it misses the cache.
+//! Tables of our own on huge pages, where a lookup would else miss the TLB before it misses the cache: read-only ones, and such
+//! as hold atomics.
 //!
 //! Owns the mapping, and knows nothing of what stands in it. DPDK's memory is not its matter.
 #![allow(unsafe_code)]
 
 use std::alloc::Layout;
 use std::fs;
+use std::io;
 use std::ops::Deref;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytemuck::Zeroable;
 
 static ALLOWED: AtomicBool = AtomicBool::new(false);
 
@@ -73,6 +77,82 @@ impl<T: Copy> Drop for Table<T> {
     }
 }
 
+/// Items that begin as zeros and are shared to be changed in place (atomics): on huge pages if they fill one and the machine has
+/// enough left; else in ordinary memory, none of which is taken before it is written to, with huge pages where the kernel makes
+/// such.
+#[derive(Debug)]
+pub struct Shared<T> {
+    items: NonNull<[T]>,
+    hugepages: bool,
+}
+
+// SAFETY: it owns its items, as a box does.
+unsafe impl<T: Send> Send for Shared<T> {}
+// SAFETY: it only lends them out to be read.
+unsafe impl<T: Sync> Sync for Shared<T> {}
+
+impl<T: Zeroable> Shared<T> {
+    /// So many items. Out of memory is an error, not an abort.
+    pub fn zeroed(count: usize) -> io::Result<Shared<T>> {
+        Shared::placed(count, ALLOWED.load(Ordering::Relaxed))
+    }
+
+    fn placed(count: usize, allowed: bool) -> io::Result<Shared<T>> {
+        const { assert!(size_of::<T>() > 0 && align_of::<T>() <= 4096 && !std::mem::needs_drop::<T>()) };
+        let layout = Layout::array::<T>(count.max(1)).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let huge = allowed.then(|| pages(layout)).flatten();
+        let at = match huge {
+            Some(at) => at,
+            None => map(layout.size())?,
+        };
+        Ok(Shared { items: NonNull::slice_from_raw_parts(at.cast(), count), hugepages: huge.is_some() })
+    }
+
+    /// True if it is on reserved huge pages.
+    pub fn hugepages(&self) -> bool {
+        self.hugepages
+    }
+}
+
+impl<T> Deref for Shared<T> {
+    type Target = [T];
+
+    #[inline(always)]
+    fn deref(&self) -> &[T] {
+        // SAFETY: `placed` made them of zeros, which are a value of a `Zeroable`; only shared references are ever given out.
+        unsafe { self.items.as_ref() }
+    }
+}
+
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        let (at, size) = (self.items.as_ptr().cast::<u8>(), size_of::<T>() * self.items.len().max(1));
+        if self.hugepages {
+            if let Ok(layout) = Layout::array::<T>(self.items.len().max(1)) {
+                // SAFETY: `pages` made the mapping for items of this layout, and nothing refers to them any more.
+                unsafe { hugepage_rs::dealloc(at, layout) };
+            }
+        } else {
+            // SAFETY: `map` made the mapping with this size, and nothing refers to it any more.
+            unsafe { libc::munmap(at.cast(), size) };
+        }
+    }
+}
+
+/// Ordinary memory, zero and not yet there, aligned to a page.
+fn map(size: usize) -> io::Result<NonNull<u8>> {
+    let (access, kind) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice.
+    let at = unsafe { libc::mmap(ptr::null_mut(), size, access, kind, -1, 0) };
+    if at == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the range is the mapping's. Only a wish: a kernel without such pages refuses it, and nothing is lost.
+    unsafe { libc::madvise(at, size, libc::MADV_HUGEPAGE) };
+    NonNull::new(at.cast()).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+}
+
 /// Huge pages for `layout`, present and zero; `None` if it does not fill one or there are too few.
 fn pages(layout: Layout) -> Option<NonNull<u8>> {
     // hugepage_rs panics on a kernel that has none.
@@ -113,6 +193,20 @@ mod tests {
             assert!(*table == items[..] && (allowed || !table.hugepages()));
         }
         assert!(Table::<u64>::placed(Vec::new(), true).is_empty());
+    }
+
+    #[test]
+    fn shared_items_begin_as_zeros_and_keep_what_is_stored() {
+        use std::sync::atomic::AtomicU64;
+        for allowed in [false, true] {
+            let shared = Shared::<AtomicU64>::placed(600_000, allowed).expect("memory");
+            assert!(shared.len() == 600_000 && shared.iter().all(|item| item.load(Ordering::Relaxed) == 0));
+            shared[599_999].store(7, Ordering::Relaxed);
+            assert_eq!(shared[599_999].load(Ordering::Relaxed), 7);
+            assert!(allowed || !shared.hugepages());
+        }
+        assert!(Shared::<AtomicU64>::placed(0, true).expect("nothing").is_empty());
+        assert!(Shared::<AtomicU64>::placed(usize::MAX / 4, false).is_err());
     }
 
     #[test]

@@ -46,6 +46,13 @@ macro_rules! lines {
         #[repr(u16)]
         $vis enum $name { $(#[doc = $doc] $variant),* }
 
+        impl $name {
+            /// The line that a reason is, if it is one of these.
+            pub fn of(base: $crate::stats::ReasonBase, reason: $crate::stats::Reason) -> Option<Self> {
+                [$(Self::$variant),*].get(usize::from(reason.0.checked_sub(base.0)?)).copied()
+            }
+        }
+
         impl $crate::stats::Lines for $name {
             const LINES: &'static [$crate::stats::Line] =
                 &[$($crate::stats::Line { name: $text, doc: $doc.trim_ascii() }),*];

@@ -11,10 +11,12 @@ use crossbeam::queue::ArrayQueue;
 use ipnet::IpNet;
 
 pub mod adjacency;
+pub mod epoch;
 pub mod fib;
 pub mod hop;
 pub mod vlan;
 
+use epoch::Epochs;
 use fib::Fib;
 use hop::Hops;
 
@@ -22,7 +24,9 @@ use hop::Hops;
 #[derive(Debug)]
 pub struct Routing {
     /// Addresses to hops.
-    pub fib: Arc<Fib>,
+    pub fib: Fib,
+    /// When workers have let go of what was changed.
+    pub epochs: Arc<Epochs>,
     /// What hops lead to.
     pub hops: Hops,
     /// How packets leave.
@@ -37,6 +41,41 @@ pub struct Routing {
     pub settled: AtomicU32,
     /// Neighbors that packets wait for, for control to ask.
     pub wants: ArrayQueue<Want>,
+}
+
+/// Hops there is room for: a next hop or group of routes each, and one for each neighbor.
+const HOPS: usize = 1 << 17;
+/// Adjacencies: one for each neighbor that a route or a packet leads to.
+const ADJACENCIES: usize = 1 << 16;
+/// Neighbors that packets may ask for at a time.
+const WANTS: usize = 1024;
+
+impl Routing {
+    /// Tables without routes, for ports with these MAC addresses.
+    pub fn new(fib: Fib, epochs: Arc<Epochs>, macs: Macs) -> Routing {
+        let ports = macs.first.len();
+        Routing {
+            fib,
+            epochs,
+            hops: Hops::new(HOPS),
+            adjacencies: adjacency::Table::new(ADJACENCIES),
+            addresses: Addresses::new(ports),
+            macs,
+            generation: AtomicU32::new(0),
+            settled: AtomicU32::new(0),
+            wants: ArrayQueue::new(WANTS),
+        }
+    }
+
+    /// Flows that were routed before are routed again from now on.
+    pub fn changed(&self) {
+        self.generation.store(self.generation.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+    }
+
+    /// What is held is looked at again.
+    pub fn settle(&self) {
+        self.settled.store(self.settled.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+    }
 }
 
 /// A neighbor that packets wait for.

@@ -4,3 +4,4 @@
 pub mod bench;
 pub mod conversations;
 pub mod packets;
+pub mod routes;

@@ -113,7 +113,8 @@ impl Arrival {
 
     fn hop(&self, meta: &Meta) -> Hop {
         let fib = &self.routing.fib;
-        let hop = if meta.has(flag::IPV4) { fib.find_v4(super::word(&meta.dst)) } else { fib.find_v6(meta.dst) };
+        let [a, b, c, d, ..] = meta.dst;
+        let hop = if meta.has(flag::IPV4) { fib.lookup_v4([a, b, c, d]) } else { fib.lookup_v6(&meta.dst) };
         self.routing.hops.at(hop)
     }
 

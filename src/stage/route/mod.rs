@@ -244,14 +244,14 @@ impl FlowPlan for Judge {
         let (mut hops, mut sources) = ([0; BATCH], [0; BATCH]);
         let fib = &self.routing.fib;
         if v4 != 0 {
-            fib.lookup_v4(v4, |i| word(&facts[i].dst), &mut hops);
+            fib.lookup_batch_v4(v4, |i| &facts[i].dst, &mut hops);
         }
         if v6 != 0 {
-            fib.lookup_v6(v6, |i| facts[i].dst, &mut hops);
+            fib.lookup_batch_v6(v6, |i| &facts[i].dst, &mut hops);
         }
         if self.checked {
-            fib.lookup_v4(v4, |i| word(&facts[i].src), &mut sources);
-            fib.lookup_v6(v6, |i| facts[i].src, &mut sources);
+            fib.lookup_batch_v4(v4, |i| &facts[i].src, &mut sources);
+            fib.lookup_batch_v6(v6, |i| &facts[i].src, &mut sources);
         }
         let mut denied = todo & !(v4 | v6);
         for i in bits(denied) {
@@ -275,17 +275,13 @@ impl FlowPlan for Judge {
     }
 
     fn describe(&self) -> Vec<String> {
-        self.routing.describe()
+        let ports = self.ports;
+        vec![format!("{ports} port(s), sources checked on {}", self.rpf.iter().filter(|rpf| **rpf != Rpf::Off).count())]
     }
 
     fn concludes(&self) -> bool {
         true
     }
-}
-
-#[inline]
-fn word(address: &[u8; 16]) -> u32 {
-    u32::from_be_bytes([address[0], address[1], address[2], address[3]])
 }
 
 /// A worker's part: lets senders be told.
@@ -298,7 +294,7 @@ impl FlowCommit for Told {
 
     fn conclude(&mut self, judged: Mask, batch: &mut Batch, _actions: &[Action; BATCH], _cx: &mut Cx<'_>) {
         for i in bits(judged & batch.dead) {
-            let said = self.reasons.which::<Drops>(batch.reasons[i]).map_or(Answer::Nothing, |drop| answer(drop, 0));
+            let said = Drops::of(self.reasons, batch.reasons[i]).map_or(Answer::Nothing, |drop| answer(drop, 0));
             if said != Answer::Nothing {
                 batch.refuse(i, said);
             }
