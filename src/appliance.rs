@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::arch::Clock;
 use crate::config::Config;
 use crate::config::machine::{self, Idle};
+use crate::config::names::PortName;
 use crate::config::port::{self, Device, Offload};
 use crate::config::source::{Mistake, Mistakes};
 use crate::config::units::Auto;
@@ -144,7 +145,7 @@ impl Appliance {
         let cores = config.worker.on(&usable).map_err(Failure::Findings)?;
         let eal = Eal::start(&eal_config(config, &cores)).map_err(|error| match &error {
             Error::NoDevice { device, .. } | Error::NotBound { device, .. } => {
-                let of = config.ports.iter().find(|port| port.device.name() == device);
+                let of = config.devices().iter().find(|port| port.device_name() == device);
                 of.map_or_else(|| error.clone().into(), |of| about(of, &error))
             }
             _ => error.into(),
@@ -158,7 +159,7 @@ impl Appliance {
     fn begin(config: &Config, flows: Option<&Path>, eal: &'static Eal, cores: &[u16]) -> Result<Appliance, Failure> {
         let workers = cores.len();
         let probed: Vec<Result<Port, Error>> =
-            config.ports.iter().map(|port| Port::probe(eal, port.device.text())).collect();
+            config.devices().iter().map(|port| Port::probe(eal, port.device())).collect();
         let macs: Vec<_> = probed.iter().map(|port| port.as_ref().ok().map(Port::mac)).collect();
         // What is wrong with the file comes before what is wrong with the machine.
         let blueprint = pipeline::compile(config, workers, &macs).map_err(Failure::Findings)?;
@@ -169,12 +170,12 @@ impl Appliance {
         let saved =
             flows.map(|path| Saved::check(path, &blueprint, &config.names).map_err(|unfit| refused(path, &unfit)));
         let saved = saved.transpose()?;
-        let ports = probed.into_iter().zip(&config.ports).map(|(port, of)| port.map_err(|error| about(of, &error)));
+        let ports = probed.into_iter().zip(config.devices()).map(|(port, of)| port.map_err(|error| about(of, &error)));
         let ports: Vec<Port> = ports.collect::<Result<_, _>>()?;
         check_queues(config, workers)?;
         let pools = pools(config, eal, &ports, workers)?;
         let mut begun = Vec::new();
-        for (mut port, of) in ports.into_iter().zip(&config.ports) {
+        for (mut port, of) in ports.into_iter().zip(config.devices()) {
             let pool = &pools[&port.abilities().node];
             let wanted = port_config(config, of, &port, workers, pools.len() == 1);
             port.configure(&wanted, pool).map_err(|error| about(of, &error))?;
@@ -210,7 +211,7 @@ impl Appliance {
                 blueprint: blueprint.clone(),
                 index,
                 burst: config.worker.burst.0 as usize,
-                mtus: config.ports.iter().map(|port| port.mtu.0 as u16).collect(),
+                mtus: config.mtus(),
                 strip,
                 links: links.clone(),
                 key,
@@ -242,8 +243,9 @@ impl Appliance {
         }
         eal.pin_control();
         let ports: Vec<Arc<LivePort>> =
-            begun.into_iter().zip(&config.ports).map(|(begun, of)| Arc::new(live(begun.port, of))).collect();
-        let views_of_ports = ports.iter().map(|port| port.clone() as Arc<dyn PortView>).collect();
+            begun.into_iter().zip(config.devices()).map(|(begun, of)| Arc::new(live(begun.port, of))).collect();
+        let mut views_of_ports: Vec<_> = ports.iter().map(|port| port.clone() as Arc<dyn PortView>).collect();
+        views_of_ports.extend(vlans(config, &ports).map(|vlan| Arc::new(vlan) as Arc<dyn PortView>));
         let running_view = Arc::new(Running::new(config, blueprint, views, views_of_ports, links, tsc_hz));
         running_view.follow_links();
         Ok(Appliance { running: running_view, workers: running, signals, clock, ports, pools, eal, notes })
@@ -327,7 +329,7 @@ fn about(port: &port::Port, error: &Error) -> Failure {
 /// More queues than workers would leave queues that nobody polls.
 fn check_queues(config: &Config, workers: usize) -> Result<(), Failure> {
     let mut mistakes = Mistakes::default();
-    for port in &config.ports {
+    for port in config.devices() {
         for (key, queues) in [("rx_queues", &port.rx_queues), ("tx_queues", &port.tx_queues)] {
             if let Auto::Given(queues) = queues
                 && queues.0 as usize > workers
@@ -343,9 +345,9 @@ fn check_queues(config: &Config, workers: usize) -> Result<(), Failure> {
 }
 
 fn eal_config(config: &Config, cores: &[u16]) -> EalConfig {
-    let pci = |port: &port::Port| match &port.device.value {
-        Device::Pci(_) => Some(port.device.name().to_owned()),
-        Device::Virtual(_) => None,
+    let pci = |port: &port::Port| match port.device.as_deref() {
+        Some(device @ Device::Pci(_)) => Some(device.name().to_owned()),
+        Some(Device::Virtual(_)) | None => None,
     };
     let debug = config.control.log == machine::Log::Debug;
     EalConfig {
@@ -359,7 +361,7 @@ fn eal_config(config: &Config, cores: &[u16]) -> EalConfig {
         cores: cores.to_vec(),
         oversubscribe: config.worker.oversubscribe,
         prefix: prefix(&config.control.socket.0),
-        pci: config.ports.iter().filter_map(pci).collect(),
+        pci: config.devices().iter().filter_map(pci).collect(),
         secondary: false,
         telemetry: false,
         verbose: debug,
@@ -379,7 +381,7 @@ fn prefix(socket: &str) -> String {
 
 /// Largest MTU of all ports.
 fn mtu(config: &Config) -> u16 {
-    config.ports.iter().map(|port| port.mtu.0 as u16).max().unwrap_or(1500)
+    config.mtus().into_iter().max().unwrap_or(1500)
 }
 
 /// DPDK's memory in MB, before the ports are known in detail.
@@ -387,7 +389,7 @@ fn memory(config: &Config, workers: usize) -> u32 {
     if let Auto::Given(limit) = &config.memory.limit {
         return u32::try_from(limit.0 >> 20).unwrap_or(u32::MAX);
     }
-    let packets = packets(config, workers, config.ports.iter().map(|_| (workers, workers)));
+    let packets = packets(config, workers, config.devices().iter().map(|_| (workers, workers)));
     let bytes = packets as u64 * Pool::footprint(mtu(config)) as u64;
     u32::try_from(((bytes * 11 / 10) >> 20) + EAL_OWN).unwrap_or(u32::MAX)
 }
@@ -405,8 +407,8 @@ fn packets(config: &Config, workers: usize, queues: impl Iterator<Item = (usize,
         return packets.0 as usize;
     }
     let rings: usize =
-        queues.map(|(rx, tx)| rx + tx).zip(&config.ports).map(|(n, of)| n * of.descriptors.0 as usize).sum();
-    let ports = config.ports.len();
+        queues.map(|(rx, tx)| rx + tx).zip(config.devices()).map(|(n, of)| n * of.descriptors.0 as usize).sum();
+    let ports = config.devices().len();
     let handoff = if workers > 1 { workers * (workers - 1 + ports) * RING } else { 0 };
     let held = if follows(config) { SLOTS } else { 0 };
     rings + handoff + workers * (CACHED + (ports + 2) * BATCH + held) + CACHED + 1024
@@ -455,7 +457,7 @@ fn port_config(config: &Config, of: &port::Port, port: &Port, workers: usize, on
         tx_queues: queues(&of.tx_queues, able.tx_queues),
         rx_descriptors: of.descriptors.0 as u16,
         tx_descriptors: of.descriptors.0 as u16,
-        mtu: of.mtu.0 as u16,
+        mtu: of.own_mtu(),
         promiscuous: config.promiscuous(of),
         checksum: of.checksum == Offload::Auto,
         rss: of.rss == Offload::Auto,
@@ -508,7 +510,7 @@ fn handoffs(workers: usize, ports: &[Begun]) -> Result<Vec<Option<Handoff>>, Fai
             let sender = owner(from % queues, port, workers);
             let (producer, consumer) = ring(RING).map_err(refused)?;
             all[from].out[port] = Some(producer);
-            all[sender].sends.push((port as u8, consumer));
+            all[sender].sends.push(consumer);
         }
     }
     Ok(all.into_iter().map(Some).collect())
@@ -521,7 +523,8 @@ fn live(port: Port, of: &port::Port) -> LivePort {
     let offloads = setup.map(|setup| setup.offloads);
     let fixed = PortState {
         name: of.name.value.clone(),
-        device: of.device.text().to_owned(),
+        device: of.device().to_owned(),
+        vlan: None,
         driver: able.driver.clone(),
         zone: of.zone.as_ref().map(|zone| zone.value.clone()),
         mac: mac.join(":"),
@@ -537,6 +540,46 @@ fn live(port: Port, of: &port::Port) -> LivePort {
         device_counters: DeviceCounters::default(),
     };
     LivePort { fixed, port: Mutex::new(Some(port)) }
+}
+
+/// A VLAN as control sees it: what is not its own is its parent's.
+struct LiveVlan {
+    fixed: PortState,
+    parent: Arc<LivePort>,
+}
+
+impl PortView for LiveVlan {
+    fn state(&self) -> PortState {
+        let (link, speed) = self.parent.with(Port::link).map_or((false, 0), |link| (link.up, link.speed));
+        PortState { link: if link { "up" } else { "down" }.into(), speed, ..self.fixed.clone() }
+    }
+
+    fn link_up(&self) -> bool {
+        self.parent.link_up()
+    }
+}
+
+/// The VLANs of ports.
+fn vlans(config: &Config, ports: &[Arc<LivePort>]) -> impl Iterator<Item = LiveVlan> {
+    let mtus = config.mtus();
+    let vlan = move |(at, port): (usize, &PortName)| {
+        let carrier = port.carrier?;
+        let parent = ports.get(usize::from(carrier.parent))?.clone();
+        let fixed = PortState {
+            name: port.name.clone(),
+            device: parent.fixed.name.clone(),
+            vlan: Some(carrier.tags.to_string()),
+            zone: config.names.zone_of(at as u8).map(str::to_owned),
+            mtu: mtus.get(at).copied().unwrap_or_default(),
+            rx_queues: 0,
+            tx_queues: 0,
+            offloads: BTreeMap::new(),
+            device_counters: DeviceCounters::default(),
+            ..parent.fixed.clone()
+        };
+        Some(LiveVlan { fixed, parent })
+    };
+    config.names.ports.iter().enumerate().filter_map(vlan)
 }
 
 #[cfg(test)]

@@ -14,8 +14,7 @@ use std::mem::take;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use crate::config::names::Names;
-use crate::config::port::Port;
+use crate::config::Config;
 use crate::flow::region::Placement;
 use crate::io::capture::{Merge, Writer};
 use crate::io::memory::MemoryIo;
@@ -117,11 +116,10 @@ pub struct Unwritable {
 }
 
 impl Replay {
-    /// A replay of a compiled pipeline. `ports` and `outputs` are by port; `tells` says whether records are wanted.
+    /// A replay of the pipeline that was compiled from a config. `outputs` are by port; `tells` says whether records are wanted.
     pub fn new(
         blueprint: Blueprint,
-        names: &Names,
-        ports: &[Port],
+        config: &Config,
         outputs: Vec<Option<Writer>>,
         tells: bool,
     ) -> Replay {
@@ -131,8 +129,8 @@ impl Replay {
             blueprint: blueprint.clone(),
             index: 0,
             burst: BATCH,
-            mtus: ports.iter().map(|port| port.mtu.0 as u16).collect(),
-            strip: ports.iter().enumerate().map(|(i, port)| u64::from(port.vlan_strip) << i).sum(),
+            mtus: config.mtus(),
+            strip: config.strips(),
             links: Arc::new(AtomicU64::new(u64::MAX)),
             key: Key::seeded(1),
             tables: blueprint.tables(Placement::default()).expect("memory for flow tables"),
@@ -140,8 +138,8 @@ impl Replay {
             own: None,
         };
         Replay {
-            worker: Worker::new(MemoryIo::new(ports.len(), BUFFERS, LONGEST), listener, setup),
-            namer: Namer::new(&blueprint, names),
+            worker: Worker::new(MemoryIo::new(config.devices().len(), BUFFERS, LONGEST), listener, setup),
+            namer: Namer::new(&blueprint, &config.names),
             blueprint,
             outputs,
             mailbox: Mailbox::default(),

@@ -81,6 +81,8 @@ lines! {
         NoEgress = "no-egress",
         /// The packet is longer than the egress port's MTU allows.
         TooBig = "too-big",
+        /// No port has a VLAN of the packet's tags.
+        UnknownVlan = "unknown-vlan",
         /// It was between two workers, or held, when flowgate stopped.
         Stopping = "stopping",
     }

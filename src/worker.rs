@@ -24,6 +24,7 @@ use crate::stage::pipeline::{Blueprint, Pipeline, Witness, port_counter};
 use crate::stage::synproxy::Note;
 use crate::stage::visit::Visit;
 use crate::stage::{Cx, Depth, Row};
+use crate::route::vlan::Vlans;
 use crate::stats::{Account, Engine, Published, Reason, Sheet};
 use crate::wire::ethernet::{Ethernet, Rewrite};
 
@@ -116,8 +117,8 @@ pub struct Handoff {
     pub from: Vec<Consumer>,
     /// By port: to the worker that has the transmit queue this one lacks.
     pub out: Vec<Option<Producer>>,
-    /// Frames of other workers to be sent by a port.
-    pub sends: Vec<(u8, Consumer)>,
+    /// Frames of other workers, each to be sent by the port it names.
+    pub sends: Vec<Consumer>,
 }
 
 /// Frames on their way out of the worker, to a port or another worker.
@@ -186,6 +187,11 @@ pub struct Worker<I: Io, O: Observer = ()> {
     /// What a frame may be longer than MTU and the header that was read: room for tags nobody looked for.
     unread: usize,
     port_counters: Vec<usize>,
+    /// By port: the one with the device by which its frames leave.
+    carriers: Vec<u8>,
+    /// Bit per port: it has VLANs that are ports themselves, which count their own packets.
+    crowded: u64,
+    vlans: Option<Arc<Vlans>>,
     strip: u64,
     links: Arc<AtomicU64>,
     key: Key,
@@ -207,12 +213,12 @@ impl<I: Io, O: Observer> Worker<I, O> {
     /// A worker over its ports.
     pub fn new(io: I, observer: O, setup: Setup) -> Worker<I, O> {
         let blueprint = &setup.blueprint;
-        let ports = blueprint.port_counters.len();
+        let devices = blueprint.carriers.iter().enumerate().filter(|(at, carrier)| *at == usize::from(**carrier)).count();
         let relay = blueprint.relay.as_ref().filter(|_| !O::LISTENS);
         let mtu = |port: u8| setup.mtus[usize::from(port)];
         // What passes unread is not measured either: only a port that takes whatever the other can receive will do.
         let passes = |port: u8, out: u8| io.transmits(out) && mtu(port) <= mtu(out) && setup.strip & (1 << port) == 0;
-        let receive = (0..ports as u8)
+        let receive = (0..devices as u8)
             .filter(|port| io.receives(*port))
             .map(|port| {
                 let relay = relay.map(|relay| relay[usize::from(port)]);
@@ -238,11 +244,14 @@ impl<I: Io, O: Observer> Worker<I, O> {
             depth,
             burst: setup.burst.clamp(1, BATCH),
             receive,
-            outboxes: (0..ports).map(|_| Outbox::new()).collect(),
+            outboxes: (0..devices).map(|_| Outbox::new()).collect(),
             handing: (0..workers).map(|_| Outbox::new()).collect(),
             mtus: setup.mtus,
             unread: if depth >= Depth::L2 { 0 } else { TAGS },
             port_counters: blueprint.port_counters.clone(),
+            carriers: blueprint.carriers.clone(),
+            crowded: blueprint.carriers[devices..].iter().fold(0, |bits, carrier| bits | 1 << carrier),
+            vlans: blueprint.vlans.clone(),
             strip: setup.strip,
             links: setup.links,
             handoff: setup.handoff,
@@ -362,12 +371,11 @@ impl<I: Io, O: Observer> Worker<I, O> {
         }
         for at in 0..sends {
             let Some(handoff) = &mut self.handoff else { break };
-            let port = handoff.sends[at].0;
-            let n = handoff.sends[at].1.pop(&mut self.batch.frames);
+            let n = handoff.sends[at].pop(&mut self.batch.frames);
             self.sheet.account(Account::HandedIn, n as u64);
             for i in 0..n {
                 let frame = self.batch.frames[i].take();
-                self.put_out(port, frame);
+                self.put_out(frame.port, frame);
             }
             handled += n;
         }
@@ -378,10 +386,30 @@ impl<I: Io, O: Observer> Worker<I, O> {
     #[inline]
     fn run(&mut self, n: usize, now: u64) {
         self.batch.begin(n);
-        decode(&mut self.batch, self.depth);
+        self.read();
         self.process(now);
         if self.has_decided() {
             self.let_go(None, now);
+        }
+    }
+
+    /// Decodes the batch and gives each frame its logical port. One that has it already, because it was held or handed over,
+    /// keeps it.
+    #[inline]
+    fn read(&mut self) {
+        decode(&mut self.batch, self.depth);
+        let Some(vlans) = &self.vlans else { return };
+        let batch = &mut *self.batch;
+        for i in bits(batch.live) {
+            let (frame, meta) = (&mut batch.frames[i], &mut batch.metas[i]);
+            match vlans.classify(frame, meta) {
+                Some(port) if port == meta.port => {}
+                Some(port) => {
+                    (frame.port, meta.port) = (port, port);
+                    self.sheet.counters[self.port_counters[usize::from(port)] + port_counter::RX] += 1;
+                }
+                None => batch.drop(i, Engine::UnknownVlan.into()),
+            }
         }
     }
 
@@ -523,20 +551,26 @@ impl<I: Io, O: Observer> Worker<I, O> {
         }
         // No gaps: nothing of the batch died or moved, or only what stood behind.
         together &= batch.leaving & batch.leaving.wrapping_add(1) == 0;
-        let waiting = self.outboxes.get(usize::from(out)).is_none_or(|outbox| outbox.len > 0);
-        if !together || waiting || !self.io.transmits(out) || self.links.load(Ordering::Relaxed) & (1 << out) == 0 {
+        let Some(&carrier) = self.carriers.get(usize::from(out)) else { return self.send_each(now) };
+        let waiting = self.outboxes[usize::from(carrier)].len > 0;
+        let up = self.links.load(Ordering::Relaxed) & (1 << carrier) != 0;
+        if !together || waiting || !up || !self.io.transmits(carrier) {
             return self.send_each(now);
         }
         let len = batch.leaving.count_ones() as usize;
         if O::LISTENS {
             bits(batch.leaving).for_each(|i| self.observer.sent(&batch.frames[i], &batch.metas[i]));
         }
-        let sent = self.io.tx(out, &mut batch.frames[..len]);
+        let sent = self.io.tx(carrier, &mut batch.frames[..len]);
         self.sheet.account(Account::Sent, sent as u64);
-        self.sheet.counters[self.port_counters[usize::from(out)] + port_counter::TX] += sent as u64;
+        self.sheet.counters[self.port_counters[usize::from(carrier)] + port_counter::TX] += sent as u64;
         if sent < len {
             self.io.free(&mut batch.frames[sent..len]);
             self.tally(Engine::TxFull.into(), len - sent);
+            self.count(carrier, port_counter::TX_DROPPED, len - sent);
+        }
+        if carrier != out {
+            self.count(out, port_counter::TX, sent);
             self.count(out, port_counter::TX_DROPPED, len - sent);
         }
     }
@@ -572,13 +606,17 @@ impl<I: Io, O: Observer> Worker<I, O> {
         self.batch.dead |= unsendable;
     }
 
+    /// Puts a frame into the outbox of the device by which a port's frames leave.
     #[inline]
-    fn put_out(&mut self, port: u8, frame: Frame) {
-        let outbox = &mut self.outboxes[usize::from(port)];
+    fn put_out(&mut self, port: u8, mut frame: Frame) {
+        let carrier = self.carriers[usize::from(port)];
+        // Read again where the frame is sent.
+        frame.port = port;
+        let outbox = &mut self.outboxes[usize::from(carrier)];
         outbox.push(frame);
         if outbox.is_full() {
             let links = self.links.load(Ordering::Relaxed);
-            self.flush_port(port, links);
+            self.flush_port(carrier, links);
         }
     }
 
@@ -625,13 +663,21 @@ impl<I: Io, O: Observer> Worker<I, O> {
             }
             None if links & (1 << port) == 0 => (0, Engine::LinkDown),
             None => {
+                let crowded = self.crowded & (1 << port) != 0;
+                let ports = crowded.then(|| std::array::from_fn::<u8, BATCH, _>(|at| frames.get(at).map_or(port, |frame| frame.port)));
                 let sent = self.io.tx(port, frames);
                 self.sheet.account(Account::Sent, sent as u64);
                 self.sheet.counters[self.port_counters[usize::from(port)] + port_counter::TX] += sent as u64;
+                for vlan in ports.iter().flat_map(|ports| &ports[..sent]).filter(|of| **of != port) {
+                    self.sheet.counters[self.port_counters[usize::from(*vlan)] + port_counter::TX] += 1;
+                }
                 (sent, Engine::TxFull)
             }
         };
         if sent < len {
+            for vlan in frames[sent..].iter().map(|frame| frame.port).filter(|of| *of != port) {
+                self.sheet.counters[self.port_counters[usize::from(vlan)] + port_counter::TX_DROPPED] += 1;
+            }
             self.io.free(&mut frames[sent..]);
             self.tally(reason.into(), len - sent);
             self.count(port, port_counter::TX_DROPPED, len - sent);
@@ -700,7 +746,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
             self.tally(Engine::Stopping.into(), n);
         }
         while let Some(handoff) = &mut self.handoff {
-            let rings = handoff.from.iter_mut().chain(handoff.sends.iter_mut().map(|(_, ring)| ring));
+            let rings = handoff.from.iter_mut().chain(&mut handoff.sends);
             let n = rings.map(|ring| ring.pop(&mut frames)).find(|n| *n > 0).unwrap_or(0);
             if n == 0 {
                 break;

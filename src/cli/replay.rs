@@ -85,12 +85,12 @@ impl Replay {
             return Err((FINDINGS, lines.join("\n")));
         }
         let mut captures = Merge::new(readers.into_iter().flatten());
-        let mut outputs: Vec<Option<Writer>> = config.ports.iter().map(|_| None).collect();
+        let mut outputs: Vec<Option<Writer>> = config.devices().iter().map(|_| None).collect();
         for (port, (_, file)) in out_ports.iter().zip(&self.outputs) {
             outputs[usize::from(*port)] =
                 Some(Writer::create(file).map_err(|error| cannot_write(&file.display(), &error))?);
         }
-        let mut replay = replay::Replay::new(blueprint, &config.names, &config.ports, outputs, self.verbose);
+        let mut replay = replay::Replay::new(blueprint, config, outputs, self.verbose);
         self.pump(&mut replay, &mut captures, &in_ports)?;
         replay.finish().map_err(|error| cannot_write(&error.file, &error.error))?;
         self.conclude(config, &mut replay, &captures)

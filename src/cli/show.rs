@@ -131,11 +131,14 @@ fn ports(value: &Value) {
             grouped(missed),
             cell(&port["zone"]),
             cell(&port["mac"]),
-            cell(&port["device"]),
+            match &port["vlan"] {
+                Value::String(vlan) => format!("{} vlan {vlan}", cell(&port["device"])),
+                _ => cell(&port["device"]),
+            },
         ]
     });
     table::print(&columns, lines, &[2, 3, 5, 6, 7, 8]);
-    for port in rows(value) {
+    for port in rows(value).iter().filter(|port| port["vlan"].is_null()) {
         let offloads = port["offloads"].as_object().into_iter().flatten();
         let list: Vec<String> = offloads.map(|(name, how)| format!("{name}: {}", cell(how))).collect();
         println!("{} offloads: {}", cell(&port["name"]), list.join(", "));

@@ -16,14 +16,15 @@ pub mod machine;
 pub mod names;
 pub mod notation;
 pub mod port;
+mod ports;
 pub mod reader;
 pub mod source;
 pub mod units;
 
 use lists::is_word;
 use machine::{Control, Eal, Memory, Worker};
-use names::{Names, PortName};
-use port::{Device, Port, is_interface_name};
+use names::Names;
+use port::Port;
 use reader::{FromToml, Item, Key, MISSING, Reader, Table};
 use source::{At, Mistake, Mistakes, Place, Source, near_miss};
 
@@ -36,7 +37,7 @@ pub struct Config {
     pub worker: Worker,
     /// `[memory]`
     pub memory: Memory,
-    /// `[[port]]`, in file order, which is that of `names.ports`.
+    /// `[[port]]`, in the order of `names.ports`.
     pub ports: Vec<Port>,
     /// Ports, zones, sets and services.
     pub names: Names,
@@ -90,11 +91,11 @@ pub const SECTIONS: &[(&str, &str, &[Key])] = &[
     ),
 ];
 
+/// The kind of stage by which a pipeline routes.
+const ROUTE: &str = "route";
+
 /// Where the running process answers unless the file says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/flowgate.sock";
-
-/// The most ports a file may have: the state of their links is one word.
-const MOST_PORTS: usize = 64;
 
 impl Config {
     /// Reads and checks a file.
@@ -122,6 +123,26 @@ impl Config {
         let config = read_root(Table::root(table), &mut reader);
         syntax.forget_consequences(&mut mistakes);
         (config, mistakes.into_sorted())
+    }
+
+    /// The ports that have a device: the first ones.
+    pub fn devices(&self) -> &[Port] {
+        &self.ports[..self.ports.iter().take_while(|port| port.parent.is_none()).count()]
+    }
+
+    /// By port: the largest packet it sends, without Ethernet header and tags, in bytes.
+    pub fn mtus(&self) -> Vec<u16> {
+        let parent = |port: &Port| self.devices().iter().find(|of| Some(&of.name.value) == port.parent.as_deref());
+        let mtu = |port: &Port| match (&port.mtu, parent(port)) {
+            (None, Some(parent)) => parent.own_mtu(),
+            _ => port.own_mtu(),
+        };
+        self.ports.iter().map(mtu).collect()
+    }
+
+    /// Bit per port: the file asks for the VLAN tag to be taken out of what it receives.
+    pub fn strips(&self) -> u64 {
+        self.devices().iter().enumerate().map(|(at, port)| u64::from(port.vlan_strip) << at).sum()
     }
 
     /// Whether a port receives frames for other stations too.
@@ -185,7 +206,7 @@ fn read_root(mut root: Table<'_>, reader: &mut Reader<'_>) -> Config {
     let control = section::<Control>(&mut root, "control", reader);
     let eal = section::<Eal>(&mut root, "eal", reader);
     let mut names = Names::default();
-    let ports = read_ports(&mut root, &mut names, reader);
+    let ports = ports::read_ports(&mut root, &mut names, reader);
     if let Some(item) = root.take("set") {
         lists::read_sets(item, &mut names, reader);
     }
@@ -207,6 +228,8 @@ fn read_root(mut root: Table<'_>, reader: &mut Reader<'_>) -> Config {
         }
     };
     REGISTRY.iter().for_each(|kind| root.know(kind.name));
+    names.routes = pipeline.iter().any(|stage| stage.kind.name == ROUTE);
+    ports::check_routed(&names, reader.mistakes);
     let tests = root.key::<Vec<Test>>("test", Some(Vec::new), reader).unwrap_or_default();
     policy::check(&tests, &names, reader.mistakes);
     root.finish(reader);
@@ -230,64 +253,6 @@ fn section<T: FromToml>(root: &mut Table<'_>, name: &'static str, reader: &mut R
         let absent = Table::absent(name, 0..0).into_item();
         T::from_toml(absent, reader).expect("every key of these tables has a default")
     })
-}
-
-/// Reads `[[port]]`. A port whose other keys are wrong still counts as declared.
-fn read_ports(root: &mut Table<'_>, names: &mut Names, reader: &mut Reader<'_>) -> Vec<Port> {
-    let Some(item) = root.take("port") else {
-        root.miss("port", "at least one [[port]]");
-        return Vec::new();
-    };
-    let items = if item.is_list() { item.elements() } else { vec![item] };
-    let (mut ports, mut devices) = (Vec::new(), HashMap::<String, Place>::new());
-    for item in items {
-        declare(&item, names, reader);
-        if let Some((text, span)) = item.peek("device")
-            && let Some(device) = Device::parse(text)
-        {
-            let place = reader.place_of(&span);
-            let path = format!("{}.device", item.path);
-            if let Some(first) = devices.get(device.name()) {
-                reader.mistakes.at(&place, &path, format!("{:?} is taken already, at {first}", device.name()));
-            } else {
-                devices.insert(device.name().to_owned(), place);
-            }
-        }
-        ports.extend(Port::from_toml(item, reader));
-    }
-    if let Some(beyond) = names.ports.get(MOST_PORTS) {
-        reader.mistakes.at(&beyond.place, "port", format!("more than {MOST_PORTS} ports"));
-        names.ports.truncate(MOST_PORTS);
-    }
-    ports
-}
-
-/// Notes a port's name and zone.
-fn declare(item: &Item<'_>, names: &mut Names, reader: &mut Reader<'_>) {
-    let zone = item.peek("zone").map(|(zone, span)| {
-        if !is_word(zone) || ["any", "self"].contains(&zone) {
-            let message = format!("{zone:?} cannot be the name of a zone");
-            let help = "use letters, digits, \"-\", \"_\" and \".\", and not \"any\" or \"self\"";
-            reader.mistakes.with_help(&reader.source.start(&span), &format!("{}.zone", item.path), message, help);
-        }
-        names.zone(zone).unwrap_or_else(|| {
-            names.zones.push(zone.to_owned());
-            names.zones.len() - 1
-        })
-    });
-    let Some((name, span)) = item.peek("name") else { return };
-    let (place, path) = (reader.place_of(&span), format!("{}.name", item.path));
-    if !is_interface_name(name) {
-        let help = "an interface's name has 1 to 15 bytes, no \"/\", \":\" or space, and is not \".\" or \"..\"";
-        reader.mistakes.with_help(&place, &path, format!("{name:?} cannot be the name of a port"), help);
-    }
-    match names.ports.iter().find(|port| port.name == name) {
-        Some(first) => {
-            let message = format!("a port named {name:?} exists already, at {}", first.place);
-            reader.mistakes.at(&place, &path, message);
-        }
-        None => names.ports.push(PortName { name: name.to_owned(), zone, mac: None, place }),
-    }
 }
 
 /// Reads the tables of the stages in the pipeline, and notes those of stages that are not in it.
@@ -446,7 +411,7 @@ ports = ["lan", "wan"]
     #[test]
     fn a_good_file() {
         let config = Config::parse(&Source::new("t.toml", GOOD)).expect("good");
-        assert_eq!(config.ports[1].mtu.0, 9000);
+        assert_eq!(config.mtus()[1], 9000);
         assert_eq!(config.names.zones, ["inside", "outside"]);
         assert_eq!(config.names.port("wan"), Some(1));
         let all = config.names.set("all").expect("there");

@@ -7,12 +7,20 @@ use std::ops::RangeInclusive;
 use ipnet::{IpNet, Ipv4Net, Ipv4Subnets, Ipv6Net, Ipv6Subnets};
 
 use super::source::{At, Mistakes, Place, near_miss};
+use crate::packet::SELF_PORT;
+use crate::wire::ethernet::ethertype;
+
+/// The zone of the box itself, and its name where a port's is expected.
+pub const SELF: &str = "self";
 
 /// Everything that has a name. Indices are places in these lists.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
-    /// Ports in file order: `Meta::port` and `Action::out` are indices into it.
+    /// Ports: `Meta::port` and `Action::out` are indices into it. Those with a device come first, then their VLANs, each in
+    /// file order.
     pub ports: Vec<PortName>,
+    /// True if the pipeline routes: then the box itself is an end of traffic, the zone `self`.
+    pub routes: bool,
     /// Zones in the order of their first appearance.
     pub zones: Vec<String>,
     /// Sets of addresses, named `@name` elsewhere.
@@ -30,8 +38,48 @@ pub struct PortName {
     pub zone: Option<usize>,
     /// Its MAC address, if it is known already (a running port).
     pub mac: Option<[u8; 6]>,
+    /// What carries its frames, if it is a VLAN and has no device of its own.
+    pub carrier: Option<Carrier>,
     /// Where it is declared.
     pub place: Place,
+}
+
+/// A VLAN of a port that has a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Carrier {
+    /// The index of that port.
+    pub parent: u8,
+    /// What marks the VLAN's frames there.
+    pub tags: Tags,
+}
+
+/// The VLAN tags of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tags {
+    /// EtherType that announces the outer tag: 802.1Q or 802.1ad. An inner tag is always 802.1Q.
+    pub tpid: u16,
+    /// VLAN id of the outer tag, 1 to 4094.
+    pub outer: u16,
+    /// VLAN id of the inner tag, if there are two.
+    pub inner: Option<u16>,
+}
+
+impl Tags {
+    /// As they stand in a frame behind the MAC addresses, priority 0, the outer one first; zeros where there is none.
+    pub fn wire(&self) -> [[u8; 4]; 2] {
+        let tag = |tpid: u16, id: u16| {
+            let ([a, b], [c, d]) = (tpid.to_be_bytes(), id.to_be_bytes());
+            [a, b, c, d]
+        };
+        [tag(self.tpid, self.outer), self.inner.map_or([0; 4], |id| tag(ethertype::VLAN, id))]
+    }
+}
+
+impl std::fmt::Display for Tags {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.outer)?;
+        self.inner.map_or(Ok(()), |inner| write!(f, ".{inner}"))
+    }
 }
 
 /// A named set of addresses, both families.
@@ -82,6 +130,27 @@ impl Names {
     /// Index of the port called `name`.
     pub fn port(&self, name: &str) -> Option<u8> {
         self.ports.iter().position(|port| port.name == name).map(|at| at as u8)
+    }
+
+    /// How many ports have a device: the first ones.
+    pub fn devices(&self) -> usize {
+        self.ports.iter().take_while(|port| port.carrier.is_none()).count()
+    }
+
+    /// The name of a port, the box itself included.
+    pub fn port_name(&self, port: u8) -> Option<&str> {
+        match self.ports.get(usize::from(port)) {
+            Some(port) => Some(&port.name),
+            None => (port == SELF_PORT).then_some(SELF),
+        }
+    }
+
+    /// The name of a port's zone, if it has one.
+    pub fn zone_of(&self, port: u8) -> Option<&str> {
+        match self.ports.get(usize::from(port)) {
+            Some(port) => port.zone.map(|zone| self.zones[zone].as_str()),
+            None => (port == SELF_PORT).then_some(SELF),
+        }
     }
 
     /// Index of the zone called `name`.

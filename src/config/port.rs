@@ -1,10 +1,13 @@
-//! `[[port]]`: a DPDK device under a name. Form only; whether the device exists is found out when it is started.
+//! `[[port]]`: a DPDK device under a name, or a VLAN of one. Form only; whether the device exists is found out when it is
+//! started, and whether the parent does when all ports are known.
 
 use std::fmt;
 
+use super::names::Tags;
 use super::reader::{FromToml, Item, Reader, parsed};
 use super::source::At;
 use super::units::{Auto, Within};
+use crate::wire::ethernet::ethertype;
 
 crate::choice! {
     /// Whether to use what a port can do.
@@ -16,17 +19,36 @@ crate::choice! {
     }
 }
 
+crate::choice! {
+    /// What announces a VLAN tag.
+    pub enum Tpid {
+        /// EtherType 0x8100: a customer's tag.
+        Customer = "802.1q",
+        /// EtherType 0x88a8: a provider's tag.
+        Service = "802.1ad",
+    }
+}
+
+/// The MTU of a port that has a device, unless the file says so.
+pub const DEFAULT_MTU: u16 = 1500;
+
 crate::section! {
     /// `[[port]]`
     pub struct Port {
         /// Its name everywhere else: a valid Linux interface name.
         pub name: At<String>,
-        /// The device: a PCI address (`0000:3b:00.0`) or a DPDK virtual device (`net_tap0,iface=lan0`), device arguments behind a comma.
-        pub device: At<Device>,
+        /// The device: a PCI address (`0000:3b:00.0`) or a DPDK virtual device (`net_tap0,iface=lan0`), device arguments behind a comma. A port has either this or `parent`.
+        pub device: Option<At<Device>>,
+        /// The port of which it is a VLAN: what arrives there with the tags of `vlan` arrives on this port, and what leaves by this port leaves there, tagged. Of the keys below it may have `zone` and `mtu`.
+        pub parent: Option<At<String>>,
+        /// With `parent`: the VLAN id, or two of them for a VLAN within a VLAN, the outer one first.
+        pub vlan: Option<At<Vec<Within<1, 4094>>>>,
+        /// With `parent`: what announces the outer tag, "802.1q" (0x8100) unless given; the inner one is always 802.1Q.
+        pub tpid: Option<Tpid>,
         /// The zone it belongs to; several ports may share one.
         pub zone: Option<At<String>>,
-        /// Largest packet without the Ethernet header, in bytes.
-        pub mtu: Within<68, 9600> = Within(1500),
+        /// Largest packet without the Ethernet header and its tags, in bytes: 1500 if left out; of a VLAN, that of its parent.
+        pub mtu: Option<At<Within<68, 9600>>>,
         /// Receive queues: one for each worker if the device has as many.
         pub rx_queues: Auto<Within<1, 128>> = Auto::Auto,
         /// Transmit queues: one for each worker if the device has as many.
@@ -41,6 +63,42 @@ crate::section! {
         pub checksum: Offload = Offload::Auto,
         /// Spreading of flows over the receive queues with a symmetric hash: `auto` leaves it to the port if it can do it.
         pub rss: Offload = Offload::Auto,
+    }
+}
+
+/// Keys that only a port with a device can have.
+pub(super) const DEVICE_KEYS: &[&str] =
+    &["rx_queues", "tx_queues", "descriptors", "promiscuous", "vlan_strip", "checksum", "rss"];
+/// Keys that only a VLAN of a port can have, besides `parent`.
+pub(super) const VLAN_KEYS: &[&str] = &["vlan", "tpid"];
+
+impl Port {
+    /// The tags that its frames have on the parent; none if it has a device, or if what the file says makes no sense.
+    pub fn tags(&self) -> Option<Tags> {
+        let tpid = match self.tpid.unwrap_or(Tpid::Customer) {
+            Tpid::Customer => ethertype::VLAN,
+            Tpid::Service => ethertype::SERVICE_VLAN,
+        };
+        match self.vlan.as_ref()?.as_slice() {
+            [id] => Some(Tags { tpid, outer: id.0 as u16, inner: None }),
+            [outer, inner] => Some(Tags { tpid, outer: outer.0 as u16, inner: Some(inner.0 as u16) }),
+            _ => None,
+        }
+    }
+
+    /// The MTU that the file gives it, or that of a port nothing is said of.
+    pub fn own_mtu(&self) -> u16 {
+        self.mtu.as_ref().map_or(DEFAULT_MTU, |mtu| mtu.value.0 as u16)
+    }
+
+    /// The name by which DPDK knows the device; empty for a VLAN.
+    pub fn device_name(&self) -> &str {
+        self.device.as_ref().map_or("", |device| device.name())
+    }
+
+    /// The device as DPDK's EAL takes it; empty for a VLAN.
+    pub fn device(&self) -> &str {
+        self.device.as_ref().map_or("", |device| device.text())
     }
 }
 

@@ -95,6 +95,16 @@ impl<'i> Item<'i> {
         Some((value.get_ref().as_str()?, value.span()))
     }
 
+    /// The place in the text of a key's value in the table it is.
+    pub fn span_of(&self, name: &str) -> Option<Range<usize>> {
+        self.value.get_ref().get(name).map(Spanned::span)
+    }
+
+    /// The keys of the table it is.
+    pub fn key_names(&self) -> impl Iterator<Item = &str> {
+        self.value.get_ref().as_table().into_iter().flat_map(|table| table.keys().map(|key| key.get_ref().as_ref()))
+    }
+
     /// True if it is a list.
     pub fn is_list(&self) -> bool {
         matches!(self.value.get_ref(), DeValue::Array(_))

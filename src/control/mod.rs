@@ -57,7 +57,7 @@ pub struct WorkerView {
     pub mailbox: Arc<Mailbox>,
 }
 
-/// What control sees of a port; behind it is a DPDK port.
+/// What control sees of a port; behind it is a DPDK port, or a VLAN of one.
 pub trait PortView: Send + Sync {
     /// What it is: name, device, MAC, MTU, queues, offloads, and the device's own counters.
     fn state(&self) -> PortState;
@@ -70,8 +70,10 @@ pub trait PortView: Send + Sync {
 pub struct PortState {
     /// Its name in the config.
     pub name: String,
-    /// The device, as configured.
+    /// The device, as configured; of a VLAN, the port it is a VLAN of.
     pub device: String,
+    /// The VLAN id, if it is one; both, the outer one first, if it is a VLAN within a VLAN.
+    pub vlan: Option<String>,
     /// The DPDK driver.
     pub driver: String,
     /// Its zone.
@@ -145,15 +147,16 @@ impl Running {
         total
     }
 
-    /// Follows link state; returns the ports whose link changed, with the new state.
+    /// Follows link state; returns the ports with a device whose link changed, with the new state.
     pub fn follow_links(&self) -> Vec<(usize, bool)> {
         let before = self.links.load(Ordering::Relaxed);
         let mut now = 0;
-        for (index, port) in self.ports.iter().enumerate() {
+        let devices = self.names.devices();
+        for (index, port) in self.ports[..devices].iter().enumerate() {
             now |= u64::from(port.link_up()) << index;
         }
         self.links.store(now, Ordering::Relaxed);
-        (0..self.ports.len()).filter(|i| (before ^ now) & (1 << i) != 0).map(|i| (i, now & (1 << i) != 0)).collect()
+        (0..devices).filter(|i| (before ^ now) & (1 << i) != 0).map(|i| (i, now & (1 << i) != 0)).collect()
     }
 
     /// What a packet stage shows, from all workers; none if it shows nothing, an error if a worker does not answer in time.

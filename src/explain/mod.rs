@@ -219,8 +219,8 @@ impl Explainer {
             namer: Namer::new(blueprint, &config.names),
             blueprint: blueprint.apart(),
             names: config.names.clone(),
-            mtus: config.ports.iter().map(|port| port.mtu.0 as u16).collect(),
-            strip: config.ports.iter().enumerate().map(|(i, port)| u64::from(port.vlan_strip) << i).sum(),
+            mtus: config.mtus(),
+            strip: config.strips(),
         }
     }
 

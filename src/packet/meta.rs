@@ -13,6 +13,8 @@ pub const NO_RULE: u16 = u16::MAX;
 pub const SELF_PORT: u8 = 254;
 /// `Meta::out` of a packet without an egress.
 pub const NO_PORT: u8 = u8::MAX;
+/// Stands for the box itself: `Meta::port` of what it sends, `Meta::out` of what is for it.
+pub const SELF_PORT: u8 = 254;
 
 /// Bits of [`Meta::flags`].
 pub mod flag {
@@ -85,9 +87,9 @@ pub struct Meta {
     pub proto: u8,
     /// TCP flags (CWR to FIN) and 0; or ICMP type and code.
     pub detail: [u8; 2],
-    /// Port it arrived on.
+    /// Port it arrived on, or `SELF_PORT`.
     pub port: u8,
-    /// Port it leaves by, or `NO_PORT`.
+    /// Port it leaves by, `SELF_PORT`, or `NO_PORT`.
     pub out: u8,
 }
 

@@ -7,6 +7,7 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::config::names::PortName;
 use crate::config::source::{Mistake, Mistakes};
 use crate::config::{Config, StageConfig};
 use crate::flow::Tracking;
@@ -16,6 +17,7 @@ use crate::flow::region::Placement;
 use crate::log::Log;
 use crate::packet::steer::Key;
 use crate::packet::{BATCH, Batch, Mask, NO_PORT, bits};
+use crate::route::vlan::Vlans;
 use crate::stats::{Layout, Sheet, Unit};
 use crate::wire::ethernet::Rewrite;
 
@@ -43,6 +45,10 @@ pub struct Blueprint {
     pub follows: bool,
     /// Index of each port's counters ([`port_counter`]) in the sheet.
     pub port_counters: Vec<usize>,
+    /// For each port the one with the device by which its frames leave: itself, or of a VLAN the parent.
+    pub carriers: Vec<u8>,
+    /// The VLANs of ports, where tags are looked at.
+    pub vlans: Option<Arc<Vlans>>,
     /// For each port the one all its frames leave by, and how, if the pipeline does not read them.
     pub relay: Option<Vec<(u8, Rewrite)>>,
     /// Connection tracking, if it is in the pipeline.
@@ -78,12 +84,16 @@ pub mod port_counter {
     pub const TX_DROPPED: usize = 2;
 }
 
-/// Compiles a config's pipeline for a number of workers. `macs` are the ports' MAC addresses where they are known (by port
-/// index; may be shorter). All mistakes are reported, not only the first.
+/// Compiles a config's pipeline for a number of workers. `macs` are the MAC addresses of ports with a device where they are
+/// known (by port index; may be shorter); a VLAN has its parent's. All mistakes are reported, not only the first.
 pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Result<Blueprint, Vec<Mistake>> {
     let mut names = config.names.clone();
     for (port, mac) in names.ports.iter_mut().zip(macs) {
         port.mac = *mac;
+    }
+    for port in names.devices()..names.ports.len() {
+        let carrier = names.ports[port].carrier;
+        names.ports[port].mac = carrier.and_then(|carrier| names.ports[usize::from(carrier.parent)].mac);
     }
     let mut layout = Layout::new();
     let port_counters = names
@@ -134,9 +144,12 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
     if !mistakes.is_empty() {
         return Err(mistakes.into_sorted());
     }
-    let depth = stages.iter().map(|stage| stage.kind.depth).max().unwrap_or(Depth::Nothing);
+    let vlans = Vlans::new(&names);
+    let carrier = |(at, port): (usize, &PortName)| port.carrier.map_or(at as u8, |carrier| carrier.parent);
+    let tags = if vlans.is_some() { Depth::L2 } else { Depth::Nothing };
+    let depth = stages.iter().map(|stage| stage.kind.depth).chain([tags]).max().unwrap_or(Depth::Nothing);
     let relay = match stages.as_slice() {
-        [Compiled { plan: Plan::Flow(only), .. }] => {
+        [Compiled { plan: Plan::Flow(only), .. }] if vlans.is_none() => {
             let relay = |action: Action| (action.out, *adjacencies.at(action.adjacency));
             (0..names.ports.len()).map(|port| only.relay(port as u8).map(relay)).collect()
         }
@@ -158,6 +171,8 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
         depth,
         follows: follows(config),
         port_counters,
+        carriers: names.ports.iter().enumerate().map(carrier).collect(),
+        vlans: vlans.map(Arc::new),
         relay,
         logs,
         ways: Ways { fixed: Arc::new(adjacencies), routed },

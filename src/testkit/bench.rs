@@ -131,7 +131,7 @@ impl Bench {
             Config::parse(&Source::new("bench.toml", &text)).unwrap_or_else(|list| panic!("{}", mistakes(list)));
         let blueprint = compile(&config, 1, &[]).unwrap_or_else(|list| panic!("{}", mistakes(list)));
         let ports: Vec<String> = config.names.ports.iter().map(|port| port.name.clone()).collect();
-        let mtus = config.ports.iter().map(|port| port.mtu.0 as u16).collect();
+        let mtus = config.mtus();
         let mut tables = blueprint.tables(Placement::default()).expect("memory for flow tables");
         prepare(&blueprint, &config.names, &mut tables);
         let setup = Setup {
@@ -139,14 +139,14 @@ impl Bench {
             index: 0,
             burst: 64,
             mtus,
-            strip: config.ports.iter().enumerate().map(|(i, port)| u64::from(port.vlan_strip) << i).sum(),
+            strip: config.strips(),
             links: Arc::new(AtomicU64::new(u64::MAX)),
             key: Key::seeded(1),
             tables,
             handoff: None,
             own: None,
         };
-        let worker = Worker::new(MemoryIo::new(ports.len(), 4096, 9700), Witness::default(), setup);
+        let worker = Worker::new(MemoryIo::new(config.devices().len(), 4096, 9700), Witness::default(), setup);
         Bench { worker, blueprint, names: config.names, ports, created: 0, now: 1_700_000_000_000_000_000 }
     }
 

@@ -6,7 +6,6 @@
 
 use crate::flow::fragments::{Fate, Fragments, SLOTS};
 use crate::io::Io;
-use crate::packet::decode::decode;
 use crate::packet::fragment::{Facts, Piece};
 use crate::packet::meta::flag;
 use crate::packet::steer::{self, owner};
@@ -100,7 +99,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
             }
             self.sheet.release(n as u64);
             self.batch.begin(n);
-            decode(&mut self.batch, self.depth);
+            self.read();
             let batch = &mut *self.batch;
             for i in bits(batch.live) {
                 if let Some(reason) = reasons[i] {

@@ -1,0 +1,182 @@
+//! The ports of a file: their order, their names and zones, and which of them are VLANs of which others.
+//!
+//! Ports with a device come first, then VLANs, each in file order: what is about devices (queues, links) counts the first of
+//! them only.
+
+use std::collections::HashMap;
+
+use super::lists::is_word;
+use super::names::{Carrier, Names, PortName, SELF};
+use super::port::{DEVICE_KEYS, Device, Port, VLAN_KEYS, is_interface_name};
+use super::reader::{FromToml, Item, MISSING, Reader, Table};
+use super::source::{At, Mistakes, Place, near_miss};
+
+/// The most ports with a device: the state of their links is one word.
+const MOST_DEVICES: usize = 64;
+/// The most ports, VLANs included: their indices are bytes, some of which mean other things.
+const MOST_PORTS: usize = 240;
+
+/// Reads `[[port]]`. A port whose other keys are wrong still counts as declared.
+pub fn read_ports(root: &mut Table<'_>, names: &mut Names, reader: &mut Reader<'_>) -> Vec<Port> {
+    let Some(item) = root.take("port") else {
+        root.miss("port", "at least one [[port]]");
+        return Vec::new();
+    };
+    let items = if item.is_list() { item.elements() } else { vec![item] };
+    let (vlans, devices): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| item.span_of("parent").is_some());
+    let (mut ports, mut taken) = (Vec::new(), HashMap::<String, Place>::new());
+    for item in devices {
+        declare(&item, names, reader);
+        let needed = "a device, or the parent of which it is a VLAN";
+        check_keys(&item, VLAN_KEYS, "is for VLANs, which have a parent", reader);
+        match item.peek("device") {
+            Some((text, span)) => {
+                if let Some(device) = Device::parse(text) {
+                    take_device(&device, reader.place_of(&span), &item.path, &mut taken, reader);
+                }
+            }
+            None if item.span_of("device").is_none() && is_unlike(&item, &["device", "parent"]) => {
+                reader.mistakes.at(&reader.place(&item), &item.path, format!("{MISSING}: expected {needed}"));
+            }
+            None => {}
+        }
+        ports.extend(Port::from_toml(item, reader));
+    }
+    cut(names, 0, MOST_DEVICES, "devices", reader.mistakes);
+    let first_vlan = names.ports.len();
+    for item in vlans {
+        declare(&item, names, reader);
+        check_keys(&item, &["device"], "is for ports without a parent", reader);
+        check_keys(&item, DEVICE_KEYS, "is the parent's: a VLAN has no device of its own", reader);
+        let path = item.path.clone();
+        if let Some(port) = Port::from_toml(item, reader) {
+            carry(&port, &path, &ports, first_vlan, names, reader.mistakes);
+            ports.push(port);
+        }
+    }
+    cut(names, first_vlan, MOST_PORTS - first_vlan, "VLANs", reader.mistakes);
+    ports
+}
+
+/// Notes that there are more than `most` ports from `first` on, and forgets those.
+fn cut(names: &mut Names, first: usize, most: usize, what: &str, mistakes: &mut Mistakes) {
+    if let Some(beyond) = names.ports.get(first + most) {
+        mistakes.at(&beyond.place, "port", format!("more than {most} {what}"));
+        names.ports.truncate(first + most);
+    }
+}
+
+/// Notes the keys of a list that a port has.
+fn check_keys(item: &Item<'_>, keys: &[&str], why: &str, reader: &mut Reader<'_>) {
+    for key in keys {
+        if let Some(span) = item.span_of(key) {
+            let place = reader.place_of(&span);
+            reader.mistakes.at(&place, &format!("{}.{key}", item.path), why);
+        }
+    }
+}
+
+/// True if no key of a table could be one of these, misspelt.
+fn is_unlike(item: &Item<'_>, keys: &[&str]) -> bool {
+    let known: Vec<&str> = Port::KEYS.iter().map(|key| key.name).collect();
+    !item.key_names().any(|name| {
+        !known.contains(&name) && near_miss(name, known.iter().copied()).is_some_and(|near| keys.contains(&near))
+    })
+}
+
+/// Notes that a device is taken by a port, or that another has it.
+fn take_device(
+    device: &Device,
+    place: Place,
+    path: &str,
+    taken: &mut HashMap<String, Place>,
+    reader: &mut Reader<'_>,
+) {
+    match taken.get(device.name()) {
+        Some(first) => {
+            let message = format!("{:?} is taken already, at {first}", device.name());
+            reader.mistakes.at(&place, &format!("{path}.device"), message);
+        }
+        None => {
+            taken.insert(device.name().to_owned(), place);
+        }
+    }
+}
+
+/// Finds the port whose VLAN `port` is, and notes what does not fit. `devices` are the ports with a device, and the VLANs
+/// so far.
+fn carry(port: &Port, path: &str, devices: &[Port], first_vlan: usize, names: &mut Names, mistakes: &mut Mistakes) {
+    let Some(At { value: parent, place }) = &port.parent else { return };
+    let key = format!("{path}.parent");
+    let index = match names.port(parent) {
+        Some(index) if usize::from(index) < first_vlan => index,
+        Some(_) => {
+            let help = "name the port with the device, and two ids: vlan = [outer, inner]";
+            return mistakes.with_help(place, &key, format!("{parent:?} is itself a VLAN"), help);
+        }
+        None => {
+            let known = names.ports[..first_vlan].iter().map(|port| port.name.as_str());
+            return mistakes.unknown(place, &key, "port", parent, known);
+        }
+    };
+    let Some(tags) = port.tags() else {
+        let (place, message) = match &port.vlan {
+            Some(vlan) => (&vlan.place, format!("expected one VLAN id or two, found {}", vlan.len())),
+            None => (&port.name.place, format!("{MISSING}: expected the VLAN's id")),
+        };
+        return mistakes.at(place, &format!("{path}.vlan"), message);
+    };
+    let carrier = Carrier { parent: index, tags };
+    if let Some(first) = names.ports.iter().find(|port| port.carrier == Some(carrier)) {
+        let message = format!("VLAN {tags} of {parent:?} is taken already, at {}", first.place);
+        return mistakes.at(&port.vlan.as_ref().map_or(place, |vlan| &vlan.place).clone(), path, message);
+    }
+    let parents = devices.iter().find(|device| device.name.value == *parent);
+    if let (Some(mtu), Some(parents)) = (&port.mtu, parents)
+        && mtu.value.0 > u64::from(parents.own_mtu())
+    {
+        let message = format!("is above the {} of {parent:?}, by which it leaves", parents.own_mtu());
+        mistakes.at(&mtu.place, &format!("{path}.mtu"), message);
+    }
+    if let Some(name) = names.ports[first_vlan..].iter_mut().find(|name| name.name == port.name.value) {
+        name.carrier = Some(carrier);
+    }
+}
+
+/// Notes a port's name and zone.
+fn declare(item: &Item<'_>, names: &mut Names, reader: &mut Reader<'_>) {
+    let zone = item.peek("zone").map(|(zone, span)| {
+        if !is_word(zone) || ["any", SELF].contains(&zone) {
+            let message = format!("{zone:?} cannot be the name of a zone");
+            let help = "use letters, digits, \"-\", \"_\" and \".\", and not \"any\" or \"self\"";
+            reader.mistakes.with_help(&reader.source.start(&span), &format!("{}.zone", item.path), message, help);
+        }
+        names.zone(zone).unwrap_or_else(|| {
+            names.zones.push(zone.to_owned());
+            names.zones.len() - 1
+        })
+    });
+    let Some((name, span)) = item.peek("name") else { return };
+    let (place, path) = (reader.place_of(&span), format!("{}.name", item.path));
+    if !is_interface_name(name) {
+        let help = "an interface's name has 1 to 15 bytes, no \"/\", \":\" or space, and is not \".\" or \"..\"";
+        reader.mistakes.with_help(&place, &path, format!("{name:?} cannot be the name of a port"), help);
+    } else if ["any", SELF].contains(&name) {
+        reader.mistakes.at(&place, &path, format!("{name:?} cannot be the name of a port: it means something else"));
+    }
+    match names.ports.iter().find(|port| port.name == name) {
+        Some(first) => {
+            let message = format!("a port named {name:?} exists already, at {}", first.place);
+            reader.mistakes.at(&place, &path, message);
+        }
+        None => names.ports.push(PortName { name: name.to_owned(), zone, mac: None, carrier: None, place }),
+    }
+}
+
+/// Notes VLANs where nothing tells their frames from their parents'.
+pub fn check_routed(names: &Names, mistakes: &mut Mistakes) {
+    for port in names.ports.iter().filter(|port| port.carrier.is_some() && !names.routes) {
+        let message = format!("{:?} is a VLAN of a port, and only routing knows VLANs as ports", port.name);
+        mistakes.with_help(&port.place, "port", message, "add \"route\" to pipeline.stages, or remove it");
+    }
+}
