@@ -2,11 +2,15 @@
 //!
 //! An IPv4 entry is two cache lines, an IPv6 entry three. The first line is what every packet needs; TCP's numbers and what
 //! is read at a flow's end are in the second. No pointers and no padding: an entry can be written to a file as it is.
+//!
+//! A translated flow has two tuples on the wire. Its key is the one its first packet arrived with; what the original direction
+//! leaves with is its translation, and the reverse of that, the reply key, is what the way back arrives with.
 
 use bytemuck::{Pod, Zeroable};
 
 use crate::packet::Meta;
 use crate::packet::meta::flag;
+use crate::packet::translate::Tuple;
 use crate::wire::{icmpv4, icmpv6, protocol};
 
 use super::tcp::{States, Tcp};
@@ -26,6 +30,8 @@ pub struct Scope {
 pub trait Key: Pod + Eq {
     /// Address bytes.
     const ADDRESS: usize;
+    /// Bytes of addresses and ports, with which a key begins: those that translation changes.
+    const ENDS: usize = 2 * Self::ADDRESS + 4;
     /// The tuple of a packet that has one.
     fn of(meta: &Meta, scope: Scope) -> Self;
     /// The tuple of the way back.
@@ -42,6 +48,8 @@ pub trait Key: Pod + Eq {
     fn addresses(&self) -> (&[u8], &[u8]);
     /// Source and destination port, or what stands for them.
     fn ports(&self) -> (u16, u16);
+    /// Addresses and ports as a packet of this tuple has them; of an echo, its identifier twice.
+    fn tuple(&self) -> Tuple;
     /// Protocol number.
     fn protocol(&self) -> u8;
 }
@@ -120,7 +128,22 @@ macro_rules! key {
             fn protocol(&self) -> u8 {
                 self.proto
             }
+
+            #[inline(always)]
+            fn tuple(&self) -> Tuple {
+                let mut tuple = Tuple { src: [0; 16], dst: [0; 16], sport: self.sport, dport: self.dport };
+                tuple.src[..$len].copy_from_slice(&self.src);
+                tuple.dst[..$len].copy_from_slice(&self.dst);
+                if matches!(self.proto, protocol::ICMP | protocol::ICMPV6) {
+                    // One of them is zero.
+                    let id = self.sport | self.dport;
+                    (tuple.sport, tuple.dport) = (id, id);
+                }
+                tuple
+            }
         }
+
+        const _: () = assert!(core::mem::offset_of!($name, domain) == <$name as Key>::ENDS);
     };
 }
 
@@ -196,6 +219,8 @@ pub mod mark {
     pub const PROXIED: u8 = 0x08;
     /// It counts against limits.
     pub const LIMITED: u8 = 0x10;
+    /// Addresses or ports are translated: `translation` is in use.
+    pub const TRANSLATED: u8 = 0x20;
     /// Proxied, and the client was told of window scaling.
     pub const SCALED: u8 = 0x40;
     /// Proxied, and the server has not answered yet: `delta` is our own sequence number.
@@ -240,7 +265,8 @@ pub struct Body {
     pub delta: u32,
     /// By direction: packets, the next 16 bits. Of a proxied flow, what is added to the timestamps of the reply direction.
     pub packets_high: [u16; 2],
-    /// Room for what addresses and ports are translated to.
+    /// Of an IPv4 entry: what the original direction's addresses and ports are translated to, as a key begins. Read and
+    /// written by [`Entry::translation`] and [`Entry::set_translation`].
     pub translation: [u8; 12],
 }
 
@@ -308,8 +334,56 @@ pub trait Entry: Pod {
     fn body(&self) -> &Body;
     /// The rest.
     fn body_mut(&mut self) -> &mut Body;
-    /// An entry of these.
+    /// An entry of these, whose flow is not translated.
     fn new(key: Self::Key, body: Body) -> Self;
+    /// The same with another key and body; the translation stays.
+    fn with(&self, key: Self::Key, body: Body) -> Self;
+
+    /// Bytes of the translation, of which the first [`Key::ENDS`] count.
+    #[doc(hidden)]
+    fn room(&self) -> &[u8];
+    /// Likewise.
+    #[doc(hidden)]
+    fn room_mut(&mut self) -> &mut [u8];
+
+    /// The tuple that packets of the original direction leave with: the key, unless the flow is translated.
+    #[inline(always)]
+    fn translated(&self) -> Self::Key {
+        let mut key = *self.key();
+        if self.body().has(mark::TRANSLATED) {
+            bytemuck::bytes_of_mut(&mut key)[..Self::Key::ENDS].copy_from_slice(&self.room()[..Self::Key::ENDS]);
+        }
+        key
+    }
+
+    /// [`translated`](Entry::translated), if the flow is.
+    fn translation(&self) -> Option<Self::Key> {
+        self.body().has(mark::TRANSLATED).then(|| self.translated())
+    }
+
+    /// Makes packets of the original direction leave with the addresses and ports of `tuple`. Not for an entry that is in a
+    /// table, which has filed it by what it was.
+    fn set_translation(&mut self, tuple: Self::Key) {
+        let same = tuple.within(self.key().scope()) == *self.key();
+        self.room_mut().fill(0);
+        self.body_mut().flags &= !mark::TRANSLATED;
+        if !same {
+            self.room_mut()[..Self::Key::ENDS].copy_from_slice(&bytemuck::bytes_of(&tuple)[..Self::Key::ENDS]);
+            self.body_mut().flags |= mark::TRANSLATED;
+        }
+    }
+
+    /// The tuple that packets of the way back arrive with.
+    #[inline(always)]
+    fn reply_key(&self) -> Self::Key {
+        self.translated().reversed()
+    }
+
+    /// Addresses and ports that packets of a direction leave with.
+    #[inline(always)]
+    fn leaves(&self, direction: usize) -> Tuple {
+        if direction == ORIGINAL { self.translated().tuple() } else { self.key().reversed().tuple() }
+    }
 }
 
 /// An IPv4 flow: two cache lines.
@@ -326,14 +400,14 @@ pub struct EntryV4 {
 pub struct EntryV6 {
     key: KeyV6,
     body: Body,
-    /// Room for translated addresses and ports.
+    /// What the original direction's addresses and ports are translated to, as a key begins.
     translation: [u8; 40],
 }
 
 const _: () = assert!(size_of::<EntryV4>() == 128 && size_of::<EntryV6>() == 192);
 
 macro_rules! entry {
-    ($entry:ident, $key:ident $(, $rest:ident: $value:expr)?) => {
+    ($entry:ident, $key:ident, $($room:ident).+ $(, $rest:ident: $value:expr)?) => {
         impl Entry for $entry {
             type Key = $key;
             #[inline(always)]
@@ -349,20 +423,47 @@ macro_rules! entry {
                 &mut self.body
             }
             fn new(key: $key, body: Body) -> Self {
-                $entry { key, body $(, $rest: $value)? }
+                $entry { key, body: Body { translation: [0; 12], flags: body.flags & !mark::TRANSLATED, ..body } $(, $rest: $value)? }
+            }
+            fn with(&self, key: $key, body: Body) -> Self {
+                let translated = self.body.flags & mark::TRANSLATED;
+                let flags = body.flags & !mark::TRANSLATED | translated;
+                $entry { key, body: Body { translation: self.body.translation, flags, ..body } $(, $rest: self.$rest)? }
+            }
+            #[inline(always)]
+            fn room(&self) -> &[u8] {
+                &self.$($room).+
+            }
+            #[inline(always)]
+            fn room_mut(&mut self) -> &mut [u8] {
+                &mut self.$($room).+
             }
         }
     };
 }
 
-entry!(EntryV4, KeyV4);
-entry!(EntryV6, KeyV6, translation: [0; 40]);
+entry!(EntryV4, KeyV4, body.translation);
+entry!(EntryV6, KeyV6, translation, translation: [0; 40]);
 
 /// The facts by which an entry's flow is judged again: those of its first packet.
 pub fn facts<E: Entry>(entry: &E) -> Meta {
+    facts_of(entry, entry.key())
+}
+
+/// The facts of the first packet of its way back, as it arrives.
+pub fn reply_facts<E: Entry>(entry: &E) -> Meta {
+    // An echo reply is told by its key alone; a reversed type and code are those of no message.
+    let there = facts_of(entry, &entry.translated());
+    Meta {
+        detail: if there.has(flag::ECHO) { entry.reply_key().facts().detail } else { there.detail },
+        ..reversed(&there, entry.body().ingress[REPLY])
+    }
+}
+
+fn facts_of<E: Entry>(entry: &E, key: &E::Key) -> Meta {
     let body = entry.body();
-    let mut facts = Meta { port: body.ingress[ORIGINAL], hash: body.hash, ..entry.key().facts() };
-    let scope = entry.key().scope();
+    let mut facts = Meta { port: body.ingress[ORIGINAL], hash: body.hash, ..key.facts() };
+    let scope = key.scope();
     facts.domain = scope.domain;
     if scope.wire != 0 && scope.domain != 0 {
         facts.vlan = scope.domain - 1;

@@ -284,7 +284,8 @@ fn read(input: &mut impl Read, sum: &mut crc32fast::Hasher, bytes: &mut [u8]) ->
     Ok(())
 }
 
-/// What must hold of every entry: it is in use, what it refers to has a name, and its states are states.
+/// What must hold of every entry: it is in use, what it refers to has a name, its states are states, and its two ways have two
+/// tuples.
 fn check<E: Entry>(entries: &[E], names: &Names) -> Result<(), Unfit> {
     for entry in entries {
         let body = entry.body();
@@ -293,9 +294,10 @@ fn check<E: Entry>(entries: &[E], names: &Names) -> Result<(), Unfit> {
         let good = body.has(mark::USED)
             && body.ingress.into_iter().chain(body.out).all(named)
             && (body.rule == NO_RULE || usize::from(body.rule) < names.rules.len())
-            && (states & 0xf).max(states >> 4) <= State::TimeWait as u8;
+            && (states & 0xf).max(states >> 4) <= State::TimeWait as u8
+            && !entry.key().is(&entry.reply_key());
         if !good {
-            return Err(Unfit::damaged("an entry refers to a rule, port or state that there is not"));
+            return Err(Unfit::damaged("an entry refers to a rule, port, state or way back that there is not"));
         }
     }
     Ok(())
@@ -335,7 +337,9 @@ mod tests {
 
     fn v6(n: u32) -> EntryV6 {
         let key = KeyV6 { src: [n as u8; 16], dst: [1; 16], sport: 5, dport: 6, domain: 7, proto: 6, wire: 1 };
-        EntryV6::new(key, body(n))
+        let mut entry = EntryV6::new(key, body(n));
+        entry.set_translation(KeyV6 { src: [0x77; 16], ..key });
+        entry
     }
 
     fn file(v4s: u32, v6s: u32) -> Vec<u8> {
@@ -411,5 +415,11 @@ mod tests {
             let why = load(&writer.finish().expect("memory")).expect_err("refused").to_string();
             assert!(why.contains("refers to"), "{why}");
         }
+        let mut circular = v4(1);
+        circular.set_translation(circular.key().reversed());
+        let mut writer = Writer::new(Vec::new(), &names(), 0).expect("memory");
+        writer.add(&[circular]).expect("memory");
+        let why = load(&writer.finish().expect("memory")).expect_err("refused").to_string();
+        assert!(why.contains("way back"), "{why}");
     }
 }

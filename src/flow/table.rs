@@ -5,6 +5,10 @@
 //! the first if there is room; a bucket counts those of its own that had to go elsewhere, so that nearly every lookup is one
 //! bucket and one entry. Both directions of a flow find the same entry: their hash is equal.
 //!
+//! **A translated flow** has another tuple on the way back, and so another hash: its entry is filed twice, and a slot says by
+//! which tuple its packets find it, so that neither is mistaken for the other. Every tuple belongs to one flow at most, as a
+//! key or as a reply key: a flow one of whose tuples another has is refused.
+//!
 //! **Full is a policy.** Half-open flows have a budget of their own and stand in a list by age; beyond the budget, or when no
 //! entry is free, the oldest of them goes. Flows that are open are never evicted: then a new one is refused.
 //!
@@ -18,6 +22,7 @@ use std::io;
 use bytemuck::{Pod, Zeroable};
 
 use crate::arch;
+use crate::packet::steer::{self, Key as HashKey};
 use crate::packet::{BATCH, Mask, bits};
 
 use super::entry::{Body, Entry, Key, mark};
@@ -27,11 +32,13 @@ use super::timeout::has_passed;
 use super::{ORIGINAL, REPLY};
 
 /// Changes with every change of what entries look like; a saved table of another version is refused.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 const SLOTS: usize = 8;
 const NONE: u32 = u32::MAX;
-/// Entries per hundred slots when every entry is taken.
+/// In a bucket beside an entry's index: its flow is translated, and found here by its reply key.
+const BACK: u32 = 1 << 31;
+/// Entries (of translated flows, twice) per hundred slots when every entry is taken.
 const LOAD: usize = 60;
 /// Entries that the hand visits at a time.
 const STRIDE: usize = 32;
@@ -43,8 +50,9 @@ const REACH: usize = 64;
 struct Bucket {
     /// 0 of an empty slot.
     tags: [u16; SLOTS],
+    /// Index, and [`BACK`].
     entries: [u32; SLOTS],
-    /// How many entries whose first bucket this is are in their second.
+    /// How many slots whose first bucket this is are in their second.
     elsewhere: u32,
     _rest: [u32; 3],
 }
@@ -82,9 +90,14 @@ impl Candidate {
     const ELSEWHERE: Candidate = Candidate(NONE - 1);
 }
 
-/// Why a flow got no entry: the table is full of flows that may not be evicted.
+/// Why a flow got no entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
+pub enum Refused {
+    /// The table is full of flows that may not be evicted.
+    Full,
+    /// Packets of another flow have its tuple, or that of its way back; or both of its own are the same.
+    Taken,
+}
 
 /// What becomes of an entry that is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,31 +140,40 @@ pub struct Table<E> {
     hand: u32,
     /// Where flows are counted, if there are limits.
     ledger: Option<Ledger>,
+    /// By which tuples are hashed; without it no translated flow can be filed.
+    key: Option<HashKey>,
 }
 
-/// Bytes of memory a table of `entries` takes.
-fn footprint<E>(entries: usize) -> usize {
-    let buckets = buckets_for(entries);
+/// Bytes of memory a table of `entries` takes, of which so many may be translated.
+fn footprint<E>(entries: usize, translated: usize) -> usize {
+    let buckets = buckets_for(entries + translated);
     let lines = |bytes: usize| bytes.next_multiple_of(64);
     64 + lines(buckets * 64) + lines(entries * size_of::<E>()) + lines(entries * size_of::<Link>())
 }
 
-fn buckets_for(entries: usize) -> usize {
-    (entries * 100).div_ceil(LOAD * SLOTS).max(2)
+fn buckets_for(filed: usize) -> usize {
+    (filed * 100).div_ceil(LOAD * SLOTS).max(2)
 }
 
 impl<E: Entry> Table<E> {
-    /// Bytes a flow takes, its share of the index included, when all entries are in use.
+    /// Bytes a flow takes, its share of the index included, when all entries are in use and none is translated.
     pub fn bytes_per_flow(entries: usize) -> usize {
-        footprint::<E>(entries).div_ceil(entries.max(1))
+        footprint::<E>(entries, 0).div_ceil(entries.max(1))
     }
 
-    /// An empty table of `entries` flows, of which `budget` may be half-open.
+    /// An empty table of `entries` flows, of which `budget` may be half-open. Its index has no room set aside for translated
+    /// flows; there is some for three quarters of the entries.
     pub fn new(entries: usize, budget: usize, placement: Placement) -> io::Result<Table<E>> {
+        Table::translating(entries, 0, budget, placement)
+    }
+
+    /// The same with room to translate so many of the flows, each of which takes 14 bytes more then.
+    pub fn translating(entries: usize, translated: usize, budget: usize, placement: Placement) -> io::Result<Table<E>> {
         // An index and a direction fit into 32 bits, and some are left that are none.
         let entries = entries.clamp(1, 1 << 30);
-        let buckets = buckets_for(entries);
-        let mut region = Region::new(footprint::<E>(entries), placement)?;
+        let translated = translated.min(entries);
+        let buckets = buckets_for(entries + translated);
+        let mut region = Region::new(footprint::<E>(entries, translated), placement)?;
         let short = || io::Error::from(io::ErrorKind::OutOfMemory);
         let mut head: Array<Head> = region.array(1).ok_or_else(short)?;
         head[0] = Head {
@@ -178,7 +200,13 @@ impl<E: Entry> Table<E> {
             },
             hand: 0,
             ledger: None,
+            key: None,
         })
+    }
+
+    /// Says how packets are hashed, before the first translated flow is filed.
+    pub fn hash_by(&mut self, key: HashKey) {
+        self.key = Some(key);
     }
 
     /// What its memory lies on.
@@ -219,8 +247,10 @@ impl<E: Entry> Table<E> {
         if found == 0 {
             return if bucket.elsewhere == 0 { Candidate::NONE } else { Candidate::ELSEWHERE };
         }
-        let index = bucket.entries[found.trailing_zeros() as usize & (SLOTS - 1)];
-        if let Some(entry) = self.entries.get(index as usize) {
+        let slot = bucket.entries[found.trailing_zeros() as usize & (SLOTS - 1)];
+        if let Some(entry) = self.entries.get((slot & !BACK) as usize) {
+            // A translation is in the last line.
+            let whole = whole || slot & BACK != 0;
             arch::prefetch(entry);
             let lines: &[[u8; 64]] = bytemuck::cast_slice(std::slice::from_ref(entry));
             if whole || size_of::<E>() > 128 {
@@ -230,7 +260,7 @@ impl<E: Entry> Table<E> {
                 arch::prefetch(&lines[2]);
             }
         }
-        Candidate(index)
+        Candidate(slot)
     }
 
     /// Third pass: the flow of a tuple, as `(index << 1) | direction`.
@@ -238,14 +268,21 @@ impl<E: Entry> Table<E> {
     pub fn find(&self, hash: u32, candidate: Candidate, key: &E::Key) -> Option<u32> {
         match self.entries.get(candidate.0 as usize) {
             Some(entry) if entry.key().is(key) => Some(candidate.0 << 1 | ORIGINAL as u32),
-            Some(entry) if entry.key().is(&key.reversed()) => Some(candidate.0 << 1 | REPLY as u32),
+            Some(entry) if entry.key().is(&key.reversed()) && !entry.body().has(mark::TRANSLATED) => {
+                Some(candidate.0 << 1 | REPLY as u32)
+            }
             None if candidate.0 == NONE => None,
-            _ => self.search(hash, key),
+            _ => self.find_further(hash, candidate, key),
         }
     }
 
-    /// Looks at all entries of both buckets that may be it.
+    /// The candidate may be a way back, or another than the first of its bucket.
     #[inline(never)]
+    fn find_further(&self, hash: u32, candidate: Candidate, key: &E::Key) -> Option<u32> {
+        self.is_of(candidate.0, key).or_else(|| self.search(hash, key))
+    }
+
+    /// Looks at all entries of both buckets that may be it.
     fn search(&self, hash: u32, key: &E::Key) -> Option<u32> {
         let first = self.first(hash);
         let bucket = &self.buckets[first];
@@ -256,14 +293,24 @@ impl<E: Entry> Table<E> {
         self.among(&self.buckets[self.other(first, tag(hash))], tag(hash), key)
     }
 
+    #[inline]
     fn among(&self, bucket: &Bucket, tag: u16, key: &E::Key) -> Option<u32> {
-        slots(matching(bucket, tag)).find_map(|slot| {
-            let index = bucket.entries[slot];
-            let entry = self.entries[index as usize].key();
-            let original = entry.is(key);
-            let direction = if original { ORIGINAL } else { REPLY };
-            (original || entry.is(&key.reversed())).then_some(index << 1 | direction as u32)
-        })
+        slots(matching(bucket, tag)).find_map(|slot| self.is_of(bucket.entries[slot], key))
+    }
+
+    /// The flow of a slot if this tuple finds it there, with the direction.
+    #[inline]
+    fn is_of(&self, slot: u32, key: &E::Key) -> Option<u32> {
+        let index = slot & !BACK;
+        let entry = self.entries.get(index as usize)?;
+        if slot & BACK != 0 {
+            return entry.reply_key().is(key).then_some(index << 1 | REPLY as u32);
+        }
+        if entry.key().is(key) {
+            return Some(index << 1 | ORIGINAL as u32);
+        }
+        let back = !entry.body().has(mark::TRANSLATED) && entry.key().is(&key.reversed());
+        back.then_some(index << 1 | REPLY as u32)
     }
 
     /// All three passes for one tuple.
@@ -271,40 +318,105 @@ impl<E: Entry> Table<E> {
         self.find(hash, self.candidate(self.first(hash) as u32, hash, false), key)
     }
 
-    /// Files a flow that is not in the table; it counts as half-open if `body` says so. `evicted` is called with a flow that has
-    /// to go for it.
-    pub fn insert(&mut self, key: E::Key, body: Body, mut evicted: impl FnMut(&E)) -> Result<u32, Full> {
-        let half_open = body.has(mark::HALF_OPEN);
+    /// Files a flow that is not in the table, untranslated; it counts as half-open if `body` says so. `evicted` is called with a
+    /// flow that has to go for it.
+    pub fn insert(&mut self, key: E::Key, body: Body, evicted: impl FnMut(&E)) -> Result<u32, Refused> {
+        self.insert_entry(E::new(key, body), evicted)
+    }
+
+    /// The same of an entry, which may be translated. Where it is refused because one of its tuples is taken, nothing has
+    /// changed.
+    pub fn insert_entry(&mut self, mut entry: E, mut evicted: impl FnMut(&E)) -> Result<u32, Refused> {
+        let body = entry.body();
+        let (hash, half_open, translated) = (body.hash, body.has(mark::HALF_OPEN), body.has(mark::TRANSLATED));
+        let hash_back = if translated { self.hash_back(&entry).ok_or(Refused::Full)? } else { hash };
+        if self.find_rival(&entry, hash_back).is_some() || entry.key().is(&entry.reply_key()) {
+            return Err(Refused::Taken);
+        }
         let crowded = half_open && self.occupancy.half_open >= self.occupancy.budget;
         if crowded || self.occupancy.used >= self.occupancy.entries {
             if self.oldest == NONE {
-                return Err(Full);
+                return Err(Refused::Full);
             }
             let oldest = self.oldest;
             evicted(&self.entries[oldest as usize]);
             self.remove(oldest);
         }
-        let (bucket, slot) = self.place(body.hash).ok_or(Full)?;
-        let index = match self.free {
-            NONE => {
-                self.untouched += 1;
-                self.untouched - 1
-            }
-            index => {
-                self.free = self.links[index as usize].newer;
-                index
-            }
-        };
-        self.buckets[bucket].tags[slot] = tag(body.hash);
-        self.buckets[bucket].entries[slot] = index;
-        let mut entry = E::new(key, body);
+        let fresh = self.free == NONE;
+        let index = if fresh { self.untouched } else { self.free };
+        // Slots are moved by the entries they stand for.
         entry.body_mut().flags |= mark::USED;
         self.entries[index as usize] = entry;
+        let filed =
+            self.file(hash, index) && (!translated || self.file(hash_back, index | BACK) || !self.unfile(hash, index));
+        if !filed {
+            self.entries[index as usize].body_mut().flags = 0;
+            return Err(Refused::Full);
+        }
+        if fresh {
+            self.untouched += 1;
+        } else {
+            self.free = self.links[index as usize].newer;
+        }
         self.occupancy.used += 1;
         if half_open {
             self.append(index);
         }
         Ok(index)
+    }
+
+    /// The index of a flow in the table that has one of the tuples of an entry that is not.
+    pub fn rival(&self, entry: &E) -> Option<u32> {
+        self.find_rival(entry, self.hash_back(entry).unwrap_or(entry.body().hash))
+    }
+
+    #[inline]
+    fn find_rival(&self, entry: &E, hash_back: u32) -> Option<u32> {
+        let find = |hash: u32, key: E::Key| {
+            let bucket = &self.buckets[self.first(hash)];
+            let maybe = matching(bucket, tag(hash)) != 0 || bucket.elsewhere != 0;
+            maybe.then(|| self.search(hash, &key)).flatten()
+        };
+        let flow = find(entry.body().hash, *entry.key()).or_else(|| find(hash_back, entry.reply_key()));
+        flow.map(|flow| flow >> 1)
+    }
+
+    /// The hash of packets of a flow's way back; none if it is not known how they are hashed.
+    fn hash_back(&self, entry: &E) -> Option<u32> {
+        // Equal in both directions, but what a reply key says of some messages is no message.
+        self.key.map(|key| steer::hash(&entry.translated().facts(), key))
+    }
+
+    /// The hash by which a slot is where it is.
+    fn hash_of(&self, slot: u32) -> u32 {
+        let entry = &self.entries[(slot & !BACK) as usize];
+        let back = if slot & BACK != 0 { self.hash_back(entry) } else { None };
+        back.unwrap_or(entry.body().hash)
+    }
+
+    /// Fills a slot for a hash; false if there is none.
+    #[inline]
+    fn file(&mut self, hash: u32, entry: u32) -> bool {
+        let Some((bucket, slot)) = self.place(hash) else { return false };
+        self.buckets[bucket].tags[slot] = tag(hash);
+        self.buckets[bucket].entries[slot] = entry;
+        true
+    }
+
+    /// Empties the slot of a hash; false if there is none.
+    #[inline]
+    fn unfile(&mut self, hash: u32, entry: u32) -> bool {
+        let first = self.first(hash);
+        let slot_in = |bucket: &Bucket| slots(matching(bucket, tag(hash))).find(|slot| bucket.entries[*slot] == entry);
+        if let Some(slot) = slot_in(&self.buckets[first]) {
+            self.buckets[first].tags[slot] = 0;
+            return true;
+        }
+        let second = self.other(first, tag(hash));
+        let Some(slot) = slot_in(&self.buckets[second]) else { return false };
+        self.buckets[second].tags[slot] = 0;
+        self.buckets[first].elsewhere -= 1;
+        true
     }
 
     /// An empty slot in one of the two buckets of a hash, made if need be.
@@ -362,7 +474,7 @@ impl<E: Entry> Table<E> {
             let (tag, index) = (self.buckets[bucket].tags[slot], self.buckets[bucket].entries[slot]);
             self.buckets[free.0].tags[free.1] = tag;
             self.buckets[free.0].entries[free.1] = index;
-            let home = self.first(self.entries[index as usize].body().hash);
+            let home = self.first(self.hash_of(index));
             if bucket != free.0 {
                 if home == bucket {
                     self.buckets[home].elsewhere += 1;
@@ -383,17 +495,12 @@ impl<E: Entry> Table<E> {
     pub fn remove(&mut self, index: u32) {
         let body = self.entries[index as usize].body();
         debug_assert!(body.has(mark::USED));
-        let (hash, half_open) = (body.hash, body.has(mark::HALF_OPEN));
-        let first = self.first(hash);
-        let second = self.other(first, tag(hash));
-        let slot_in = |bucket: &Bucket| slots(matching(bucket, tag(hash))).find(|slot| bucket.entries[*slot] == index);
-        if let Some(slot) = slot_in(&self.buckets[first]) {
-            self.buckets[first].tags[slot] = 0;
-        } else if let Some(slot) = slot_in(&self.buckets[second]) {
-            self.buckets[second].tags[slot] = 0;
-            self.buckets[first].elsewhere -= 1;
-        } else {
-            debug_assert!(false, "an entry in use is in one of its buckets");
+        let (hash, half_open, translated) = (body.hash, body.has(mark::HALF_OPEN), body.has(mark::TRANSLATED));
+        let filed = self.unfile(hash, index);
+        debug_assert!(filed, "an entry in use is in one of its buckets");
+        if translated {
+            let filed = self.unfile(self.hash_of(index | BACK), index | BACK);
+            debug_assert!(filed, "that of a translated flow once more");
         }
         if half_open {
             self.unlink(index);
@@ -477,6 +584,9 @@ impl<E: Entry> Table<E> {
             if body.has(mark::USED) && has_passed(body.expires, now) {
                 due |= 1 << at;
                 self.prefetch(body.hash);
+                if body.has(mark::TRANSLATED) {
+                    self.prefetch(self.hash_of((first + at) as u32 | BACK));
+                }
                 arch::prefetch(&self.links[first + at]);
             }
         }
@@ -503,6 +613,9 @@ impl<E: Entry> Table<E> {
         for index in &oldest[..count] {
             if let Some(entry) = self.entries.get(*index as usize) {
                 self.prefetch(entry.body().hash);
+                if entry.body().has(mark::TRANSLATED) {
+                    self.prefetch(self.hash_of(*index | BACK));
+                }
             }
         }
     }
@@ -560,26 +673,32 @@ impl<E: Entry> Table<E> {
     #[doc(hidden)]
     pub fn check(&self) {
         let mut filed = std::collections::HashMap::new();
-        let mut elsewhere = vec![0; self.buckets.len()];
+        let (mut elsewhere, mut translated) = (vec![0; self.buckets.len()], 0);
         for (at, bucket) in self.buckets.iter().enumerate() {
             for slot in (0..SLOTS).filter(|slot| bucket.tags[*slot] != 0) {
-                let index = bucket.entries[slot];
-                let body = self.entries[index as usize].body();
+                let entry = bucket.entries[slot];
+                let body = self.entries[(entry & !BACK) as usize].body();
                 assert!(body.has(mark::USED), "a slot refers to a free entry");
-                assert_eq!(bucket.tags[slot], tag(body.hash));
-                let first = self.first(body.hash);
+                assert!(
+                    entry & BACK == 0 || body.has(mark::TRANSLATED),
+                    "one way back is the reverse of the way there"
+                );
+                translated += usize::from(entry & BACK == 0 && body.has(mark::TRANSLATED));
+                let hash = self.hash_of(entry);
+                assert_eq!(bucket.tags[slot], tag(hash));
+                let first = self.first(hash);
                 if first != at {
-                    assert_eq!(self.other(first, tag(body.hash)), at);
+                    assert_eq!(self.other(first, tag(hash)), at);
                     elsewhere[first] += 1;
                 }
-                assert!(filed.insert(index, at).is_none(), "an entry is filed twice");
+                assert!(filed.insert(entry, at).is_none(), "a tuple is filed twice");
             }
         }
         for (bucket, elsewhere) in self.buckets.iter().zip(elsewhere) {
             assert_eq!(bucket.elsewhere, elsewhere);
         }
         let used = self.entries.iter().filter(|entry| entry.body().has(mark::USED)).count();
-        assert_eq!((filed.len(), used), (self.occupancy.used as usize, self.occupancy.used as usize));
+        assert_eq!((filed.len(), used), (used + translated, self.occupancy.used as usize));
         let (mut at, mut before, mut half_open) = (self.oldest, NONE, 0);
         while at != NONE {
             assert!(self.entries[at as usize].body().has(mark::USED | mark::HALF_OPEN));
@@ -661,7 +780,7 @@ mod tests {
             table.insert(key(n), body(n, 9, 0), |_| panic!("nothing to evict")).expect("room");
         }
         table.check();
-        assert_eq!(table.insert(key(20_000), body(20_000, 9, 0), |_| panic!("none may go")), Err(Full));
+        assert_eq!(table.insert(key(20_000), body(20_000, 9, 0), |_| panic!("none may go")), Err(Refused::Full));
         for n in 0..20_000 {
             let there = table.lookup(hash(n), &key(n)).expect("found");
             assert_eq!(table.lookup(hash(n), &key(n).reversed()), Some(there | 1));
@@ -694,7 +813,7 @@ mod tests {
         assert_eq!(evicted, [0, 2, 3, 4, 5]);
         table.insert(key(15), body(15, 9, mark::HALF_OPEN), |gone| evicted.push(gone.key().src[3])).expect("room");
         table.establish(table.lookup(hash(15), &key(15)).expect("there") >> 1);
-        assert_eq!(table.insert(key(16), body(16, 9, mark::HALF_OPEN), |_| ()), Err(Full));
+        assert_eq!(table.insert(key(16), body(16, 9, mark::HALF_OPEN), |_| ()), Err(Refused::Full));
         table.check();
     }
 

@@ -1,6 +1,6 @@
 //! Packets: their bytes (`frame`), the batches they travel in (`batch`), what is known of each (`meta`), how that is
-//! found out (`decode`), which worker they belong to (`steer`), how one is part of a datagram (`fragment`), and what answers
-//! them (`reply`).
+//! found out (`decode`), which worker they belong to (`steer`), how one is part of a datagram (`fragment`), what answers them
+//! (`reply`), and how their addresses and ports are changed (`translate`).
 
 pub mod batch;
 pub mod decode;
@@ -9,6 +9,7 @@ pub mod frame;
 pub mod meta;
 pub mod reply;
 pub mod steer;
+pub mod translate;
 
 pub use batch::{BATCH, Batch, Mask, bits};
 pub use frame::Frame;

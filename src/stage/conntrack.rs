@@ -17,6 +17,7 @@ use crate::flow::source::Prefixes;
 use crate::flow::table::Table;
 use crate::flow::timeout::{Class, Timeouts};
 use crate::flow::{Drops, Tracking};
+use crate::packet::steer;
 use crate::stats::{Line, Lines, ReasonBase};
 
 use super::{Depth, Plan, PlanCx, Stage};
@@ -269,6 +270,14 @@ pub struct Tables {
     pub v4: Table<EntryV4>,
     /// IPv6 flows.
     pub v6: Table<EntryV6>,
+}
+
+impl Tables {
+    /// Says how packets are hashed, before the first translated flow is filed.
+    pub fn hash_by(&mut self, key: steer::Key) {
+        self.v4.hash_by(key);
+        self.v6.hash_by(key);
+    }
 }
 
 /// What a pipeline's stages add to the settings: where tuples are valid, and where rules are counted.

@@ -118,6 +118,7 @@ impl<'a> Saved<'a> {
 
     /// Puts its flows into the workers' tables, which are those that `key` steers to at `now` (Unix nanoseconds).
     pub fn load(&self, tables: &mut [Tables], key: Key, now: u64) -> Result<Restored, Unfit> {
+        tables.iter_mut().for_each(|tables| tables.hash_by(key));
         let mut reader = open(self.path)?;
         let mut restored = Restored::default();
         // Times are compared as numbers that wrap.
@@ -190,18 +191,18 @@ impl Saved<'_> {
         };
         let tuple = entry.key().within(Scope { domain, wire: here.wire });
         body.hash = steer::hash(&tuple.facts(), key);
-        E::new(tuple, body)
+        entry.with(tuple, body)
     }
 }
 
-/// Files a flow; of two with the same tuple, the later was copied when the earlier had ended.
+/// Files a flow; of two that have a tuple in common, the later was copied when the earlier had ended.
 fn insert<E: Entry>(table: &mut Table<E>, entry: &E, worker: usize, restored: &mut Restored) -> Result<(), Unfit> {
-    if let Some(flow) = table.lookup(entry.body().hash, entry.key()) {
-        table.remove(flow >> 1);
+    while let Some(index) = table.rival(entry) {
+        table.remove(index);
         restored.flows -= 1;
     }
     let mut evicted = 0;
-    let filed = table.insert(*entry.key(), *entry.body(), |_| evicted += 1);
+    let filed = table.insert_entry(*entry, |_| evicted += 1);
     filed.map_err(|_| {
         let entries = table.occupancy().entries;
         let family = if E::Key::ADDRESS == 4 { "IPv4" } else { "IPv6" };

@@ -114,6 +114,7 @@ impl Tracker {
             count_flows(&mut tables.v4, limits);
             count_flows(&mut tables.v6, limits);
         }
+        tables.hash_by(key);
         let proxy = Proxy::new(&settings, key);
         let facts = Box::new([const { Meta::UNKNOWN }; BATCH]);
         let back = Box::new([Action::OPEN; BATCH]);
@@ -156,18 +157,18 @@ impl Tracker {
     /// Files the copy of an entry that another worker's [`copy`](Tracker::copy) made for these facts; false if it is none, or
     /// if there is no room. For those who explain.
     pub fn adopt(&mut self, facts: &Meta, rows: &[Row]) -> bool {
-        fn adopt<E: Entry>(table: &mut Table<E>, hash: u32, rows: &[Row]) -> bool {
+        fn adopt<E: Entry>(table: &mut Table<E>, hash_key: Key, rows: &[Row]) -> bool {
             let bytes: &[u8] = bytemuck::cast_slice(rows);
             if bytes.len() != size_of::<E>() {
                 return false;
             }
             let entry: E = bytemuck::pod_read_unaligned(bytes);
-            table.insert(*entry.key(), Body { hash, ..*entry.body() }, |_| ()).is_ok()
+            let hash = steer::hash(&entry.key().facts(), hash_key);
+            table.insert_entry(entry.with(*entry.key(), Body { hash, ..*entry.body() }), |_| ()).is_ok()
         }
-        let hash = steer::hash(facts, self.key);
         match facts.has(flag::IPV4) {
-            true => adopt(&mut self.tables.v4, hash, rows),
-            false => adopt(&mut self.tables.v6, hash, rows),
+            true => adopt(&mut self.tables.v4, self.key, rows),
+            false => adopt(&mut self.tables.v6, self.key, rows),
         }
     }
 
