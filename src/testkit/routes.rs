@@ -8,9 +8,8 @@ use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// IPv4 prefixes by length, from /8 to /24.
-const LENGTHS_V4: [u32; 17] = [
-    16, 13, 40, 100, 300, 600, 1_200, 2_000, 13_500, 8_300, 14_000, 25_000, 44_000, 52_000, 108_000, 100_000, 590_000,
-];
+const LENGTHS_V4: [u32; 17] =
+    [16, 13, 40, 100, 300, 600, 1_200, 2_000, 13_500, 8_300, 14_000, 25_000, 44_000, 52_000, 108_000, 100_000, 590_000];
 /// IPv6 lengths and how many in a thousand have them.
 const LENGTHS_V6: [(u8, u32); 20] = [
     (20, 1),
@@ -105,7 +104,15 @@ fn generate(
     let (mut prefixes, mut seen) = (Vec::with_capacity(count), HashSet::with_capacity(count));
     while prefixes.len() < count {
         let mut left = random.below(total as usize) as u32;
-        let len = weights.iter().find(|(_, weight)| left < *weight || { left -= weight; false }).map_or(0, |(len, _)| *len);
+        let len = weights
+            .iter()
+            .find(|(_, weight)| {
+                left < *weight || {
+                    left -= weight;
+                    false
+                }
+            })
+            .map_or(0, |(len, _)| *len);
         let noise = u128::from(random.next()) << 64 | u128::from(random.next());
         let near = (!known.is_empty()).then(|| known[random.below(known.len())]);
         let bits = match near {

@@ -10,9 +10,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Full, Occupancy};
 use super::space::Space;
 use super::trie::{FIRST_LINE, LINE, NODE, ROOT, SLOTS, Starts, Trie, lines_for, runs};
+use super::{Full, Occupancy};
 use crate::route::epoch::Epochs;
 
 /// Bits of an address, the first 16 of which select a slot of the root.
@@ -303,13 +303,7 @@ impl Book {
 
     /// What the node at `at` of a trail looks like now becomes visible; of its slots, those of `changed` (first, count) may have
     /// changed. Fails, with nothing changed, only if more runs are needed than there were.
-    fn repaint(
-        &mut self,
-        address: &[u8; 16],
-        trail: &Trail,
-        at: usize,
-        changed: (usize, usize),
-    ) -> Result<(), Full> {
+    fn repaint(&mut self, address: &[u8; 16], trail: &Trail, at: usize, changed: (usize, usize)) -> Result<(), Full> {
         let node = trail.nodes[at];
         let line = self.node(node).line;
         let (entries, hops, starts) = self.paint(node);

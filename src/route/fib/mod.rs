@@ -197,3 +197,6 @@ fn key(prefix: IpNet) -> ([u8; 16], u8) {
         IpNet::V6(prefix) => (prefix.network().octets(), prefix.prefix_len()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,8 +32,7 @@ pub(super) struct Space {
 impl Space {
     /// All lines of a new trie.
     pub(super) fn new(trie: &Trie) -> Space {
-        let mut space =
-            Space { edges: vec![0; trie.end().div_ceil(64)], lists: [NONE; LISTS], filled: 0, free: 0 };
+        let mut space = Space { edges: vec![0; trie.end().div_ceil(64)], lists: [NONE; LISTS], filled: 0, free: 0 };
         if trie.end() > FIRST_LINE {
             space.give(trie, FIRST_LINE as u32, trie.end() - FIRST_LINE);
         }
