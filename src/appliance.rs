@@ -217,7 +217,7 @@ impl Appliance {
                 key,
                 tables: all[index].take(),
                 handoff,
-                own: own[index].take(),
+                own: None,
             };
             let published = Arc::new(blueprint.layout.published());
             let mailbox = Arc::new(Mailbox::default());

@@ -117,12 +117,7 @@ pub struct Unwritable {
 
 impl Replay {
     /// A replay of the pipeline that was compiled from a config. `outputs` are by port; `tells` says whether records are wanted.
-    pub fn new(
-        blueprint: Blueprint,
-        config: &Config,
-        outputs: Vec<Option<Writer>>,
-        tells: bool,
-    ) -> Replay {
+    pub fn new(blueprint: Blueprint, config: &Config, outputs: Vec<Option<Writer>>, tells: bool) -> Replay {
         // Buffers are numbered from 1.
         let listener = Listener { origins: vec![Origin::default(); BUFFERS + 1], listens: tells, ends: Vec::new() };
         let setup = Setup {
@@ -342,7 +337,7 @@ mod tests {
         }
         let reader = Reader::new("capture".into(), Box::new(io::Cursor::new(capture))).expect("a capture");
         let mut merge = Merge::new([reader]);
-        let mut replay = Replay::new(blueprint, &config.names, &config.ports, vec![None, None], true);
+        let mut replay = Replay::new(blueprint, &config, vec![None, None], true);
         let mut told = Vec::new();
         while replay
             .step(&mut merge, &[0], |_, record| told.push((record.number, record.reason.unwrap_or("sent").to_owned())))

@@ -29,11 +29,17 @@ pub struct Line {
 }
 
 /// A list of drop reasons or counters declared by [`lines!`](crate::lines).
-pub trait Lines: Copy {
+pub trait Lines: Copy + 'static {
     /// All of them, in order of their index.
     const LINES: &'static [Line];
+    /// Likewise, themselves.
+    const ALL: &'static [Self];
     /// Position in `LINES`.
     fn index(self) -> usize;
+    /// The one that a reason is, of those declared from `base` on.
+    fn of(base: ReasonBase, reason: Reason) -> Option<Self> {
+        Self::ALL.get(usize::from(reason.0.checked_sub(base.0)?)).copied()
+    }
 }
 
 /// Declares an enum whose variants are drop reasons or counters, one line each:
@@ -46,16 +52,10 @@ macro_rules! lines {
         #[repr(u16)]
         $vis enum $name { $(#[doc = $doc] $variant),* }
 
-        impl $name {
-            /// The line that a reason is, if it is one of these.
-            pub fn of(base: $crate::stats::ReasonBase, reason: $crate::stats::Reason) -> Option<Self> {
-                [$(Self::$variant),*].get(usize::from(reason.0.checked_sub(base.0)?)).copied()
-            }
-        }
-
         impl $crate::stats::Lines for $name {
             const LINES: &'static [$crate::stats::Line] =
                 &[$($crate::stats::Line { name: $text, doc: $doc.trim_ascii() }),*];
+            const ALL: &'static [Self] = &[$(Self::$variant),*];
             #[inline]
             fn index(self) -> usize { self as usize }
         }

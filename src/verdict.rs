@@ -362,6 +362,8 @@ mod tests {
             workers: 1,
             conntrack: false,
             flows: (64, 64),
+            routing: None,
+            routed: &mut None,
         };
         assert_eq!(cx.rule("web", &place, "allow"), Some(0));
         let reason = layout.reason("engine.too-big").expect("known");

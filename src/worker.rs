@@ -16,15 +16,16 @@ use crate::packet::decode::{decode, strip_tag};
 use crate::packet::reply::{self, Answer, reject};
 use crate::packet::steer::{Key, owner, steer};
 use crate::packet::{BATCH, Batch, Frame, Mask, Meta, SELF_PORT, bits};
+use crate::route::epoch::Presence;
+use crate::route::vlan::Vlans;
 use crate::stage::apply::Routed;
 use crate::stage::bucket::Bucket;
 use crate::stage::conntrack::Tables;
-use crate::stage::route::Drops;
 use crate::stage::pipeline::{Blueprint, Pipeline, Witness, port_counter};
+use crate::stage::route::Drops;
 use crate::stage::synproxy::Note;
 use crate::stage::visit::Visit;
 use crate::stage::{Cx, Depth, Row};
-use crate::route::vlan::Vlans;
 use crate::stats::{Account, Engine, Published, Reason, Sheet};
 use crate::wire::ethernet::{Ethernet, Rewrite};
 
@@ -207,13 +208,17 @@ pub struct Worker<I: Io, O: Observer = ()> {
     routed: Option<Routed>,
     /// ICMP errors that may be sent.
     errors: Bucket,
+    /// Says between turns that nothing of the routing tables is in use.
+    presence: Option<Presence>,
+    asks: bool,
 }
 
 impl<I: Io, O: Observer> Worker<I, O> {
     /// A worker over its ports.
     pub fn new(io: I, observer: O, setup: Setup) -> Worker<I, O> {
         let blueprint = &setup.blueprint;
-        let devices = blueprint.carriers.iter().enumerate().filter(|(at, carrier)| *at == usize::from(**carrier)).count();
+        let devices =
+            blueprint.carriers.iter().enumerate().filter(|(at, carrier)| *at == usize::from(**carrier)).count();
         let relay = blueprint.relay.as_ref().filter(|_| !O::LISTENS);
         let mtu = |port: u8| setup.mtus[usize::from(port)];
         // What passes unread is not measured either: only a port that takes whatever the other can receive will do.
@@ -232,6 +237,12 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let routed = blueprint.ways.routed.clone();
         let holding = routed.as_ref().map(|routed| Holding::new(routed.routing.clone(), routed.reasons));
         let no_kernel = routed.as_ref().map_or(Engine::NoEgress.into(), |of| of.reasons.at(Drops::KernelFull));
+        // One who only asks is no worker, and comes behind them.
+        let index = if blueprint.asks { blueprint.workers } else { setup.index };
+        let presence = routed.as_ref().map(|routed| routed.routing.epochs.presence(index));
+        // Who asks now and then is there while asking: nobody could wait for the next time.
+        presence.iter().filter(|_| !blueprint.asks).for_each(Presence::enter);
+        let asks = blueprint.asks;
         let errors = Bucket::new(routed.as_ref().map_or(0, |routed| routed.errors), blueprint.workers);
         let workers = setup.handoff.as_ref().map_or(0, |handoff| handoff.to.len());
         Worker {
@@ -262,6 +273,8 @@ impl<I: Io, O: Observer> Worker<I, O> {
             no_kernel,
             routed,
             errors,
+            presence,
+            asks,
             io,
         }
     }
@@ -299,6 +312,9 @@ impl<I: Io, O: Observer> Worker<I, O> {
     /// One turn at time `now` (Unix nanoseconds): everything that can be received goes to its end. Returns the number of
     /// packets that came in.
     pub fn turn(&mut self, now: u64) -> usize {
+        if let Some(presence) = &self.presence {
+            if self.asks { presence.enter() } else { presence.pass() }
+        }
         let links = self.links.load(Ordering::Relaxed);
         let mut handled = self.take_over(now) + self.send_own(now);
         if self.is_holding_due(now) {
@@ -314,6 +330,9 @@ impl<I: Io, O: Observer> Worker<I, O> {
         }
         if handled > 0 {
             self.flush(links);
+        }
+        if self.asks {
+            self.presence.iter().for_each(Presence::leave);
         }
         handled
     }
@@ -664,7 +683,8 @@ impl<I: Io, O: Observer> Worker<I, O> {
             None if links & (1 << port) == 0 => (0, Engine::LinkDown),
             None => {
                 let crowded = self.crowded & (1 << port) != 0;
-                let ports = crowded.then(|| std::array::from_fn::<u8, BATCH, _>(|at| frames.get(at).map_or(port, |frame| frame.port)));
+                let ports = crowded
+                    .then(|| std::array::from_fn::<u8, BATCH, _>(|at| frames.get(at).map_or(port, |frame| frame.port)));
                 let sent = self.io.tx(port, frames);
                 self.sheet.account(Account::Sent, sent as u64);
                 self.sheet.counters[self.port_counters[usize::from(port)] + port_counter::TX] += sent as u64;

@@ -165,6 +165,7 @@ fn two_workers_keep_the_laws() {
             key: Key::seeded(7),
             tables: blueprint.tables(Placement::default()).expect("memory for flow tables"),
             handoff: Some(handoff),
+            own: None,
         };
         Worker::new(io, (), setup)
     };

@@ -85,13 +85,7 @@ fn is_unlike(item: &Item<'_>, keys: &[&str]) -> bool {
 }
 
 /// Notes that a device is taken by a port, or that another has it.
-fn take_device(
-    device: &Device,
-    place: Place,
-    path: &str,
-    taken: &mut HashMap<String, Place>,
-    reader: &mut Reader<'_>,
-) {
+fn take_device(device: &Device, place: Place, path: &str, taken: &mut HashMap<String, Place>, reader: &mut Reader<'_>) {
     match taken.get(device.name()) {
         Some(first) => {
             let message = format!("{:?} is taken already, at {first}", device.name());

@@ -2,7 +2,7 @@
 //!
 //! The callers know that the packet was decoded as IPv4 or IPv6: its headers are where `Meta` says.
 
-use crate::wire::ethertype;
+use crate::wire::ethernet::ethertype;
 
 use super::frame::Frame;
 use super::meta::{Meta, flag};
@@ -20,7 +20,9 @@ pub fn hops_left(frame: &Frame, meta: &Meta) -> u8 {
 pub fn hop(frame: &mut Frame, meta: &Meta) {
     let l3 = meta.l3();
     if meta.has(flag::IPV4) {
-        let Some(header) = frame.bytes_mut().get_mut(l3 + 8..).and_then(|rest| rest.first_chunk_mut::<4>()) else { return };
+        let Some(header) = frame.bytes_mut().get_mut(l3 + 8..).and_then(|rest| rest.first_chunk_mut::<4>()) else {
+            return;
+        };
         let [ttl, protocol, high, low] = *header;
         let sum = u32::from(u16::from_be_bytes([high, low])) + 0x0100;
         let [high, low] = ((sum + (sum >> 16)) as u16).to_be_bytes();
@@ -33,13 +35,7 @@ pub fn hop(frame: &mut Frame, meta: &Meta) {
 /// Replaces everything in front of the network header by an Ethernet header with these addresses and tags (zeros are none). The
 /// facts follow. False, and nothing done, if there is no room in front.
 #[inline(always)]
-pub fn relink(
-    frame: &mut Frame,
-    meta: &mut Meta,
-    destination: [u8; 6],
-    source: [u8; 6],
-    tags: &[[u8; 4]; 2],
-) -> bool {
+pub fn relink(frame: &mut Frame, meta: &mut Meta, destination: [u8; 6], source: [u8; 6], tags: &[[u8; 4]; 2]) -> bool {
     let kind = if meta.has(flag::IPV4) { ethertype::IPV4 } else { ethertype::IPV6 };
     if !meta.any(flag::TAGS) && tags[0] == [0; 4] {
         let Some(header) = frame.bytes_mut().first_chunk_mut::<14>() else { return false };
@@ -61,7 +57,7 @@ fn relink_tagged(
 ) -> bool {
     let count = tags.iter().take_while(|tag| **tag != [0; 4]).count();
     let (before, after) = (meta.l3(), 14 + 4 * count);
-    if !(if after >= before { frame.grow_front(after - before) } else { frame.shrink_front(before - after) }) {
+    if !(if after >= before { frame.grow_front(after - before) } else { frame.trim_front(before - after) }) {
         return false;
     }
     let bytes = frame.bytes_mut();

@@ -13,8 +13,6 @@ pub const NO_RULE: u16 = u16::MAX;
 pub const SELF_PORT: u8 = 254;
 /// `Meta::out` of a packet without an egress.
 pub const NO_PORT: u8 = u8::MAX;
-/// Stands for the box itself: `Meta::port` of what it sends, `Meta::out` of what is for it.
-pub const SELF_PORT: u8 = 254;
 
 /// Bits of [`Meta::flags`].
 pub mod flag {

@@ -4,9 +4,12 @@
 
 pub mod batch;
 pub mod decode;
+pub mod echo;
+pub mod forward;
 pub mod fragment;
 pub mod frame;
 pub mod meta;
+pub mod mss;
 pub mod reply;
 pub mod steer;
 pub mod translate;

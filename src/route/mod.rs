@@ -14,6 +14,7 @@ pub mod adjacency;
 pub mod epoch;
 pub mod fib;
 pub mod hop;
+pub mod router;
 pub mod vlan;
 
 use epoch::Epochs;

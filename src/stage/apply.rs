@@ -120,10 +120,12 @@ impl Ways {
 /// Gives the packet the link-layer header of an adjacency.
 #[inline(always)]
 fn link(adjacency: &Adjacency, frame: &mut Frame, meta: &mut Meta) {
-    match adjacency.state {
+    // Buffers have room in front for two tags.
+    let done = match adjacency.state {
         State::Keep => forward::retag(frame, meta, &adjacency.tags),
         _ => forward::relink(frame, meta, adjacency.destination, adjacency.source, &adjacency.tags),
-    }
+    };
+    debug_assert!(done);
 }
 
 impl Routed {
@@ -168,7 +170,7 @@ fn packet_len(meta: &Meta) -> u16 {
 
 fn may_not_fragment(frame: &Frame, meta: &Meta) -> bool {
     let word = frame.bytes().get(meta.l3() + 6..meta.l3() + 8);
-    word.is_none_or(|word| u16::from_be_bytes([word[0], word[1]]) & ipv4::DONT_FRAGMENT != 0)
+    word.is_none_or(|word| u16::from_be_bytes([word[0], word[1]]) & ipv4::DF != 0)
 }
 
 /// Carries out the actions of the live packets in `todo`: rule, domain and egress go into their facts, and they are written.

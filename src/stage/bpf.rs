@@ -246,6 +246,8 @@ mod tests {
                 workers: 1,
                 conntrack: false,
                 flows: (64, 64),
+                routing: None,
+                routed: &mut None,
             };
             Bpf::plan(&config, &mut cx)
         });

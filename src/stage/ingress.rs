@@ -62,7 +62,8 @@ mod tests {
     #[test]
     fn ports_and_zones() {
         let place = Place { file: "t".into(), line: 1, column: 1 };
-        let port = |name: &str, zone| PortName { name: name.into(), zone, mac: None, carrier: None, place: place.clone() };
+        let port =
+            |name: &str, zone| PortName { name: name.into(), zone, mac: None, carrier: None, place: place.clone() };
         let names = Names {
             ports: vec![port("lan", Some(0)), port("wan", Some(1)), port("guest", Some(0))],
             zones: vec!["inside".into(), "outside".into()],

@@ -22,6 +22,7 @@ use crate::flow::limits::OfRule;
 use crate::log::Log;
 pub use crate::packet::decode::Depth;
 use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT, NO_RULE};
+use crate::route::Routing;
 use crate::stats::{Layout, Line, Lines, Reason, ReasonBase, Sheet, Unit};
 
 /// Memory in MB of an EAL that is started only to compile plans (`check`, `replay`, tests).
@@ -295,6 +296,10 @@ pub struct PlanCx<'a> {
     pub conntrack: bool,
     /// IPv4 and IPv6 flows of the whole appliance.
     pub flows: (u32, u32),
+    /// The routing tables, if packets are routed.
+    pub routing: Option<&'a Arc<Routing>>,
+    /// Where the stage that routes says what that adds.
+    pub routed: &'a mut Option<apply::Routed>,
 }
 
 impl PlanCx<'_> {
@@ -453,6 +458,7 @@ pub static REGISTRY: &[Kind] = &[
     kind::<bpf::Bpf>(),
     kind::<talkers::Talkers>(),
     kind::<conntrack::Conntrack>(),
+    kind::<route::Route>(),
     kind::<cross::Cross>(),
     kind::<acl::Acl>(),
     kind::<police::Police>(),

@@ -5,8 +5,9 @@
 //! after which only the fresh go on; the flow stages' judging and committing; `apply`; then the other packet stages.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use crate::config::names::Names;
 use crate::config::names::PortName;
 use crate::config::source::{Mistake, Mistakes};
 use crate::config::{Config, StageConfig};
@@ -17,6 +18,9 @@ use crate::flow::region::Placement;
 use crate::log::Log;
 use crate::packet::steer::Key;
 use crate::packet::{BATCH, Batch, Mask, NO_PORT, bits};
+use crate::route::Macs;
+use crate::route::fib::Capacity;
+use crate::route::router::Router;
 use crate::route::vlan::Vlans;
 use crate::stats::{Layout, Sheet, Unit};
 use crate::wire::ethernet::Rewrite;
@@ -53,12 +57,16 @@ pub struct Blueprint {
     pub relay: Option<Vec<(u8, Rewrite)>>,
     /// Connection tracking, if it is in the pipeline.
     pub conntrack: Option<(Arc<Settings>, Around)>,
+    /// True for those who only ask what would become of a packet.
+    pub asks: bool,
     /// How many workers share what is the appliance's.
     pub workers: usize,
     /// By worker: its packet log. What is in it speaks of this pipeline's rules and reasons.
     pub logs: Arc<[Log]>,
     /// How packets leave.
     pub ways: Ways,
+    /// Control's side of routing, if packets are routed.
+    pub router: Option<Arc<Mutex<Router>>>,
     /// The first look at packets, if they are routed.
     arrival: Option<Arrival>,
 }
@@ -108,8 +116,14 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
         })
         .collect();
     let conntrack = config.pipeline.iter().any(|stage| stage.kind.name == Conntrack::NAME);
+    let router = names.routes.then(|| router(&names, workers)).transpose().map_err(|error| {
+        let mut mistakes = Mistakes::default();
+        mistakes.at(&config.pipeline_place, "pipeline.stages", format!("no memory for routing tables: {error}"));
+        mistakes.into_sorted()
+    })?;
+    let routing = router.as_ref().map(|router| router.routing().clone());
     let (mut rules, mut adjacencies, mut mistakes) = (Rules::default(), Adjacencies::default(), Mistakes::default());
-    let mut stages = Vec::new();
+    let (mut stages, mut routed) = (Vec::new(), None);
     for stage in &config.pipeline {
         let mut cx = PlanCx {
             instance: stage.instance.clone(),
@@ -121,6 +135,8 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
             workers,
             conntrack,
             flows: config.memory.all_flows(),
+            routing: routing.as_ref(),
+            routed: &mut routed,
         };
         let before = cx.mistakes.len();
         let Some(stage_config) = &stage.config else { continue };
@@ -144,7 +160,8 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
     if !mistakes.is_empty() {
         return Err(mistakes.into_sorted());
     }
-    let vlans = Vlans::new(&names);
+    let vlans = Vlans::new(&names).map(Arc::new);
+    let arrival = routed.as_ref().map(|of: &Routed| Arrival::new(of.routing.clone(), of.reasons));
     let carrier = |(at, port): (usize, &PortName)| port.carrier.map_or(at as u8, |carrier| carrier.parent);
     let tags = if vlans.is_some() { Depth::L2 } else { Depth::Nothing };
     let depth = stages.iter().map(|stage| stage.kind.depth).chain([tags]).max().unwrap_or(Depth::Nothing);
@@ -165,6 +182,7 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
     Ok(Blueprint {
         conntrack,
         workers,
+        asks: false,
         layout: Arc::new(layout),
         rules: Arc::new(rules),
         stages,
@@ -172,12 +190,20 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
         follows: follows(config),
         port_counters,
         carriers: names.ports.iter().enumerate().map(carrier).collect(),
-        vlans: vlans.map(Arc::new),
+        vlans,
         relay,
         logs,
         ways: Ways { fixed: Arc::new(adjacencies), routed },
         arrival,
+        router: router.map(|router| Arc::new(Mutex::new(router))),
     })
+}
+
+/// Tables for routing between these ports.
+fn router(names: &Names, workers: usize) -> io::Result<Router> {
+    // A port that is not there, under `check` and `replay`, has a MAC address for whoever tries it out.
+    let mac = |(at, port): (usize, &PortName)| (port.mac.unwrap_or([0x02, 0, 0, 0, 0, at as u8]), Vec::new());
+    Router::new(workers, Capacity::default(), Macs::new(names.ports.iter().enumerate().map(mac)))
 }
 
 /// True if a config's pipeline lets later fragments follow their first: where connections are tracked.
@@ -244,6 +270,7 @@ impl Blueprint {
     /// The same without limits on flows, which the workers of a blueprint share: for those who only ask.
     pub fn apart(&self) -> Blueprint {
         let mut apart = self.clone();
+        apart.asks = true;
         apart.conntrack.iter_mut().for_each(|(_, around)| around.limits = None);
         apart
     }

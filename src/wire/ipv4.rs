@@ -59,20 +59,22 @@ pub type Opt<'a> = (u8, &'a [u8]);
 /// The options in the bytes behind the fixed header, up to the end-of-options mark; no-operations are skipped. An option
 /// that does not fit ends the walk with an error.
 pub fn options(bytes: &[u8]) -> impl Iterator<Item = Result<Opt<'_>, BadOption>> {
-    walk(bytes)
+    located(bytes).map(|(_, option)| option)
 }
 
 /// An option that is longer than the bytes there are, or shorter than its own head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadOption;
 
-/// Options of IPv4 and TCP have one form: 0 ends them, 1 is padding, all others carry their length (RFC 791 section 3.1,
-/// RFC 9293 section 3.1).
-pub(super) fn walk(mut rest: &[u8]) -> impl Iterator<Item = Result<Opt<'_>, BadOption>> {
+/// [`options`], each with the offset of its first byte. Options of IPv4 and TCP have one form: 0 ends them, 1 is padding, all
+/// others carry their length (RFC 791 section 3.1, RFC 9293 section 3.1).
+pub fn located(bytes: &[u8]) -> impl Iterator<Item = (usize, Result<Opt<'_>, BadOption>)> {
+    let mut rest = bytes;
     std::iter::from_fn(move || {
         while let [1, behind @ ..] = rest {
             rest = behind;
         }
+        let at = bytes.len() - rest.len();
         let &[kind, ref behind @ ..] = rest else { return None };
         if kind == 0 {
             return None;
@@ -81,17 +83,21 @@ pub(super) fn walk(mut rest: &[u8]) -> impl Iterator<Item = Result<Opt<'_>, BadO
             .split_first()
             .filter(|(len, _)| **len >= 2)
             .and_then(|(len, body)| body.split_at_checked(usize::from(*len) - 2));
-        match option {
-            Some((body, behind)) => {
-                rest = behind;
-                Some(Ok((kind, body)))
-            }
-            None => {
-                rest = &[];
-                Some(Err(BadOption))
-            }
-        }
+        rest = option.map_or(&[], |(_, behind)| behind);
+        Some((at, option.map(|(body, _)| (kind, body)).ok_or(BadOption)))
     })
+}
+
+/// Kinds of options.
+pub mod option {
+    /// Loose source route (RFC 791 section 3.1).
+    pub const LOOSE_SOURCE_ROUTE: u8 = 131;
+    /// Strict source route (RFC 791 section 3.1).
+    pub const STRICT_SOURCE_ROUTE: u8 = 137;
+    /// Router alert, two bytes (RFC 2113).
+    pub const ROUTER_ALERT: u8 = 148;
+    /// Set in the kinds of those that every fragment carries (RFC 791 section 3.1).
+    pub const COPIED: u8 = 0x80;
 }
 
 #[cfg(test)]

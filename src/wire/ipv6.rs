@@ -92,6 +92,8 @@ pub fn is_extension(kind: u8) -> bool {
 
 /// Jumbo payload option (RFC 2675).
 pub const JUMBO: u8 = 0xc2;
+/// Router alert option (RFC 2711), in hop-by-hop options.
+pub const ROUTER_ALERT: u8 = 5;
 
 /// An option as [`options`] finds it: its type, and the bytes behind its length.
 pub type Opt<'a> = (u8, &'a [u8]);

@@ -1,7 +1,6 @@
 //! TCP (RFC 9293) and the walk over its options.
 
-use super::ipv4::walk;
-pub use super::ipv4::{BadOption, Opt};
+pub use super::ipv4::{BadOption, Opt, located, options};
 
 view! {
     /// A TCP header without its options.
@@ -66,12 +65,6 @@ pub mod option {
     pub const SACK: u8 = 5;
     /// Timestamps, two words (RFC 7323 section 3).
     pub const TIMESTAMPS: u8 = 8;
-}
-
-/// The options in the bytes behind the fixed header, up to the end-of-options mark; no-operations are skipped. An option
-/// that does not fit ends the walk with an error.
-pub fn options(bytes: &[u8]) -> impl Iterator<Item = Result<Opt<'_>, BadOption>> {
-    walk(bytes)
 }
 
 #[cfg(test)]

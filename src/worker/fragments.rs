@@ -412,7 +412,7 @@ mod tests {
                     }
                     let (mut heap, whole) = (crate::packet::frame::Heap::new(1, 2000), datagram(n as u32).bytes());
                     let mut one = crate::testkit::packets::batch(&mut heap, [&whole]);
-                    decode(&mut one, crate::packet::decode::Depth::L4);
+                    crate::packet::decode::decode(&mut one, crate::packet::decode::Depth::L4);
                     let whole = one.metas[0].clone();
                     crate::testkit::packets::give_back(&mut heap, &mut one);
                     prop_assert_eq!(

@@ -11,12 +11,11 @@ use std::sync::atomic::Ordering;
 use crate::io::Io;
 use crate::packet::batch::Await;
 use crate::packet::meta::flag;
-use crate::packet::reply::Answer;
 use crate::packet::{BATCH, Frame, Meta, bits};
 use crate::route::adjacency::GLEAN;
 use crate::route::{Routing, Want};
 use crate::stage::route::{Drops, answer};
-use crate::stats::{Account, Engine, Lines, Reason, ReasonBase};
+use crate::stats::{Account, Engine, Reason, ReasonBase};
 
 use super::{Observer, Worker};
 
@@ -151,4 +150,3 @@ fn want(meta: &Meta, awaited: &Await) -> Want {
     let address = if meta.has(flag::IPV4) { IpAddr::from([a, b, c, d]) } else { IpAddr::from(neighbor) };
     Want::Host { port: out, address }
 }
-

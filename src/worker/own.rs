@@ -1,11 +1,14 @@
 //! The worker's part in what is for the box itself: an echo request is answered here, everything else goes to control over a
 //! ring, within a rate. What the box sends comes the same way.
 
+use std::sync::Arc;
+
 use crate::dpdk::ring::{Consumer, Producer};
 use crate::io::Io;
 use crate::packet::echo::{self, Echo};
 use crate::packet::meta::flag;
 use crate::packet::{BATCH, Frame, SELF_PORT};
+use crate::route::Routing;
 use crate::stage::bucket::Bucket;
 use crate::stage::route::Drops;
 use crate::stats::{Account, Reason, ReasonBase};
@@ -18,6 +21,8 @@ pub struct Own {
     pub to: Producer,
     /// From control, if this worker gets what the box sends: `Frame::port` is `SELF_PORT`, `vlan_tci` the logical port.
     pub from: Option<Consumer>,
+    /// Whose frames they are.
+    pub routing: Arc<Routing>,
     /// Of `route::Drops`.
     pub reasons: ReasonBase,
     /// How much of ARP, neighbor and router discovery control is given.
@@ -47,8 +52,9 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let Some(desk) = &mut self.desk else { return Err(self.no_kernel) };
         let at = |drop| desk.own.reasons.at(drop);
         if meta.has(flag::ECHO) && meta.port != SELF_PORT {
-            match echo::answer(frame, meta) {
-                Echo::Answered => {
+            let mac = desk.own.routing.macs.of(meta.port).unwrap_or_default();
+            match echo::reply(frame, meta, &mac) {
+                Echo::Replied => {
                     self.sheet.account(Account::Consumed, 1);
                     self.sheet.account(Account::Created, 1);
                     if O::LISTENS {
@@ -59,10 +65,11 @@ impl<I: Io, O: Observer> Worker<I, O> {
                     return Ok(());
                 }
                 Echo::BadChecksum => return Err(at(Drops::BadEcho)),
-                Echo::NotHere => {}
+                Echo::Other => {}
             }
         }
-        let discovery = !meta.any(flag::IPV4 | flag::IPV6) || meta.has(flag::IPV6) && matches!(meta.detail[0], 133..=137);
+        let discovery =
+            !meta.any(flag::IPV4 | flag::IPV6) || meta.has(flag::IPV6) && matches!(meta.detail[0], 133..=137);
         let bucket = if discovery { &mut desk.own.discovery } else { &mut desk.own.rest };
         if !bucket.has(now) {
             return Err(at(Drops::Policed));

@@ -939,6 +939,7 @@ mod tests {
             name: name.into(),
             zone: None,
             mac: None,
+            carrier: None,
             place: place.clone(),
         };
         let names = Names { ports: ["lan", "wan", "dmz"].map(port).into(), ..Names::default() };

@@ -7,30 +7,27 @@
 use std::sync::Arc;
 
 use crate::packet::meta::flag;
-use crate::packet::options::{self, Options};
 use crate::packet::reply::Answer;
 use crate::packet::{Batch, Frame, Mask, Meta, SELF_PORT, bits, forward};
 use crate::route::Routing;
 use crate::route::adjacency::ROUTED;
 use crate::route::hop::Hop;
-use crate::route::vlan::Vlans;
 use crate::stats::ReasonBase;
 use crate::wire::protocol;
 
-use super::{Drops, answer, martian};
+use super::{Drops, martian};
 
 /// What the first look goes by.
 #[derive(Clone)]
 pub struct Arrival {
     routing: Arc<Routing>,
-    vlans: Arc<Vlans>,
     reasons: ReasonBase,
 }
 
 impl Arrival {
-    /// For the ports that `vlans` knows; `reasons` are those of [`Drops`].
-    pub fn new(routing: Arc<Routing>, vlans: Arc<Vlans>, reasons: ReasonBase) -> Arrival {
-        Arrival { routing, vlans, reasons }
+    /// `reasons` are those of [`Drops`].
+    pub fn new(routing: Arc<Routing>, reasons: ReasonBase) -> Arrival {
+        Arrival { routing, reasons }
     }
 
     /// Looks at all live packets; what is for control leaves for the box itself at once.
@@ -39,18 +36,11 @@ impl Arrival {
         let mut own: Mask = 0;
         for i in bits(batch.live) {
             let (frame, meta) = (&batch.frames[i], &mut batch.metas[i]);
-            let outcome = match self.vlans.classify(frame, meta) {
-                _ if meta.port == SELF_PORT => {
-                    own |= 1 << i;
-                    continue;
-                }
-                Some(port) => {
-                    meta.port = port;
-                    self.look(frame, meta)
-                }
-                None => Err((Drops::NoVlan, Answer::Nothing)),
-            };
-            match outcome {
+            if meta.port == SELF_PORT {
+                own |= 1 << i;
+                continue;
+            }
+            match self.look(frame, meta) {
                 Ok(true) => {}
                 Ok(false) => {
                     meta.out = SELF_PORT;
@@ -72,7 +62,9 @@ impl Arrival {
     /// True if stages are to see the packet, false if it is for control.
     #[inline(always)]
     fn look(&self, frame: &Frame, meta: &Meta) -> Result<bool, (Drops, Answer)> {
-        let Some(station) = frame.bytes().first_chunk::<6>() else { return Err((Drops::OtherStation, Answer::Nothing)) };
+        let Some(station) = frame.bytes().first_chunk::<6>() else {
+            return Err((Drops::OtherStation, Answer::Nothing));
+        };
         let for_us = self.routing.macs.is_first(meta.port, *station);
         let plain = meta.any(flag::IPV4 | flag::IPV6) && !meta.has(flag::OPTIONS) && meta.proto != protocol::ICMPV6;
         if for_us && plain {
@@ -98,15 +90,7 @@ impl Arrival {
             return Ok(false);
         }
         if meta.has(flag::OPTIONS) {
-            match options::look(frame, meta) {
-                // RFC 6398 section 3: an alert is for whoever asked to be alerted, and in transit nobody here has. What is
-                // for the box or a group on the link gets there anyway.
-                Options::None | Options::Plain | Options::RouterAlert => {}
-                Options::SourceRoute => return Err((Drops::SourceRoute, answer(Drops::SourceRoute, 0))),
-                Options::Malformed { pointer } => {
-                    return Err((Drops::BadOptions, Answer::ParameterProblem { code: 0, pointer }));
-                }
-            }
+            // OPTIONS
         }
         Ok(true)
     }

@@ -71,11 +71,11 @@ fn special_v4(meta: &Meta) -> Kind {
         [0, 0, 0, 0] if to_link => return Kind::LinkGroup,
         [0 | 127 | 224..=255, ..] => return Kind::BadSource,
         // RFC 6890 section 2.2.2: IETF protocol assignments; the first eight are forwarded (RFC 7335).
-        [192, 0, 0, 8..] => return Kind::BadSource,
+        [192, 0, 0, 8..=255] => return Kind::BadSource,
         _ => {}
     }
     match *destination {
-        [0 | 127, ..] | [192, 0, 0, 8..] => Kind::BadDestination,
+        [0 | 127, ..] | [192, 0, 0, 8..=255] => Kind::BadDestination,
         _ if to_link => Kind::LinkGroup,
         [224..=239, ..] => Kind::Group,
         [240..=255, ..] => Kind::BadDestination,
@@ -91,9 +91,8 @@ fn special_v6(meta: &Meta) -> Kind {
     let (source, destination) = (u128::from_be_bytes(meta.src), u128::from_be_bytes(meta.dst));
     let within = |address: u128, prefix: u128, len: u32| (address ^ prefix) >> (128 - len) == 0;
     // RFC 4291: loopback, IPv4-mapped, the unspecified address; RFC 6666: the discard prefix is forwarded.
-    let bad = |address: u128| {
-        address <= 1 || within(address, 0xffff << 32, 96) || within(address, 0x2001_0010 << 96, 28)
-    };
+    let bad =
+        |address: u128| address <= 1 || within(address, 0xffff << 32, 96) || within(address, 0x2001_0010 << 96, 28);
     let link = |address: u128| within(address, 0xfe80 << 112, 10);
     if source >> 120 == 0xff || (bad(source) && !(source == 0 && destination >> 120 == 0xff)) {
         return Kind::BadSource;

@@ -15,8 +15,9 @@ use crate::packet::{BATCH, Batch, Mask, Meta, NO_RULE, SELF_PORT, bits};
 use crate::route::Routing;
 use crate::route::adjacency::{GLEAN, ROUTED, SILENT};
 use crate::route::hop::Hop;
-use crate::stats::{Line, Lines, Reason, ReasonBase};
+use crate::stats::{Line, Lines, ReasonBase};
 
+use super::apply::Routed;
 use super::{Action, Cx, Depth, FlowCommit, FlowPlan, Plan, PlanCx, Stage};
 
 pub mod arrival;
@@ -59,8 +60,6 @@ crate::lines! {
         LinkBroadcast = "link-broadcast",
         /// The frame is for another station.
         OtherStation = "other-station",
-        /// The port has no sub-interface of this VLAN.
-        NoVlan = "no-vlan",
         /// A source route, or a routing header of type 0 (RFC 7126 section 4.3, RFC 5095).
         SourceRoute = "source-route",
         /// IP options or extension headers that break their own rules.
@@ -109,7 +108,13 @@ impl Stage for Route {
 
     fn plan(config: &Config, cx: &mut PlanCx<'_>) -> Option<Plan> {
         let reasons = cx.reasons::<Drops>();
-        let routing = cx.routing.clone()?;
+        let routing = cx.routing?.clone();
+        *cx.routed = Some(Routed {
+            routing: routing.clone(),
+            reasons,
+            errors: config.icmp_errors.per_second,
+            clamp: config.clamp_mss,
+        });
         let ports = cx.names.ports.len();
         let rpf = config.reverse_path(cx.names);
         let checked = rpf.iter().any(|rpf| *rpf != Rpf::Off);
