@@ -95,7 +95,7 @@ fn case(style: Style, rules: usize) -> Case {
 fn plan(text: &str) -> Arc<dyn FlowPlan> {
     let source = Source::new("bench.toml", text);
     let place = source.place(0);
-    let port = |name: &str| PortName { name: name.into(), zone: None, mac: None, place: place.clone() };
+    let port = |name: &str| PortName { name: name.into(), zone: None, mac: None, carrier: None, place: place.clone() };
     let names = Names { ports: vec![port("lan"), port("wan")], ..Names::default() };
     let (mut layout, mut rules, mut adjacencies) = (Layout::new(), Rules::default(), Adjacencies::default());
     let mut mistakes = Mistakes::default();
@@ -112,6 +112,8 @@ fn plan(text: &str) -> Arc<dyn FlowPlan> {
         workers: 1,
         conntrack: false,
         flows: (64, 64),
+        routing: None,
+        routed: &mut None,
     };
     let Some(Plan::Flow(plan)) = Acl::plan(&config, &mut cx) else { panic!("{:#?}", mistakes.into_sorted()) };
     plan

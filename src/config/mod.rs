@@ -14,6 +14,7 @@ use crate::stage::{AnyConfig, Kind, REGISTRY};
 mod lists;
 pub mod machine;
 pub mod names;
+pub mod neighbor;
 pub mod notation;
 pub mod port;
 mod ports;
@@ -24,6 +25,7 @@ pub mod units;
 use lists::is_word;
 use machine::{Control, Eal, Memory, Worker};
 use names::Names;
+use neighbor::Neighbor;
 use port::Port;
 use reader::{FromToml, Item, Key, MISSING, Reader, Table};
 use source::{At, Mistake, Mistakes, Place, Source, near_miss};
@@ -49,6 +51,8 @@ pub struct Config {
     pub control: Control,
     /// `[eal]`
     pub eal: Eal,
+    /// `[neighbor]`
+    pub neighbor: Neighbor,
     /// `[[test]]`
     pub tests: Vec<Test>,
 }
@@ -82,6 +86,7 @@ pub const SECTIONS: &[(&str, &str, &[Key])] = &[
     ("[pipeline]", "What happens to packets.", Pipeline::KEYS),
     ("[control]", "How the running process is asked, and what it prints.", Control::KEYS),
     ("[eal]", "DPDK's own arguments.", Eal::KEYS),
+    ("[neighbor]", "How neighbors are resolved by ARP and IPv6 neighbor discovery.", Neighbor::KEYS),
     (
         "[[test]]",
         "What the policy is meant to do: `flowgate test` and `check` say whether it does, and `run` starts nothing \
@@ -207,6 +212,11 @@ fn read_root(mut root: Table<'_>, reader: &mut Reader<'_>) -> Config {
     let eal = section::<Eal>(&mut root, "eal", reader);
     let mut names = Names::default();
     let ports = ports::read_ports(&mut root, &mut names, reader);
+    let neighbor = root.key::<Option<At<Neighbor>>>("neighbor", None, reader).flatten();
+    let neighbor = neighbor.map_or_else(Neighbor::default, |neighbor| {
+        neighbor.check(&neighbor.place, &names, reader.mistakes);
+        neighbor.value
+    });
     if let Some(item) = root.take("set") {
         lists::read_sets(item, &mut names, reader);
     }
@@ -243,6 +253,7 @@ fn read_root(mut root: Table<'_>, reader: &mut Reader<'_>) -> Config {
         pipeline_place,
         control,
         eal,
+        neighbor,
         tests,
     }
 }

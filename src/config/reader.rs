@@ -442,6 +442,14 @@ macro_rules! choice {
     };
 }
 
+/// A field's name in the file: a keyword of Rust may be one.
+pub const fn key_name(field: &'static str) -> &'static str {
+    match field.as_bytes() {
+        [b'r', b'#', ..] => field.split_at(2).1,
+        _ => field,
+    }
+}
+
 /// Declares a table of the file: the struct, how it is read, and its reference, from one list of documented keys.
 /// A key without a default must be given, unless its type is an `Option`.
 ///
@@ -459,7 +467,7 @@ macro_rules! section {
             const EXPECTED: &'static str = "a table";
             const KEYS: &'static [$crate::config::reader::Key] = &[$(
                 $crate::config::reader::Key {
-                    name: stringify!($field),
+                    name: $crate::config::reader::key_name(stringify!($field)),
                     expected: <$ty as $crate::config::reader::FromToml>::EXPECTED,
                     default: $crate::section!(@default $ty $(, $default)?),
                     required: $crate::section!(@required $ty $(, $default)?),
@@ -472,7 +480,11 @@ macro_rules! section {
                 reader: &mut $crate::config::reader::Reader<'_>,
             ) -> Option<Self> {
                 let mut table = reader.table(item)?;
-                $( let $field = table.key::<$ty>(stringify!($field), $crate::section!(@some $ty $(, $default)?), reader); )*
+                $( let $field = table.key::<$ty>(
+                    $crate::config::reader::key_name(stringify!($field)),
+                    $crate::section!(@some $ty $(, $default)?),
+                    reader,
+                ); )*
                 table.finish(reader);
                 Some($name { $( $field: $field? ),* })
             }

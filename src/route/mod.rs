@@ -14,6 +14,7 @@ pub mod adjacency;
 pub mod epoch;
 pub mod fib;
 pub mod hop;
+pub mod neighbor;
 pub mod router;
 pub mod vlan;
 
@@ -29,9 +30,9 @@ pub struct Routing {
     /// When workers have let go of what was changed.
     pub epochs: Arc<Epochs>,
     /// What hops lead to.
-    pub hops: Hops,
+    pub hops: Arc<Hops>,
     /// How packets leave.
-    pub adjacencies: adjacency::Table,
+    pub adjacencies: Arc<adjacency::Table>,
     /// The ports' own addresses.
     pub addresses: Addresses,
     /// The ports' own MAC addresses.
@@ -58,8 +59,8 @@ impl Routing {
         Routing {
             fib,
             epochs,
-            hops: Hops::new(HOPS),
-            adjacencies: adjacency::Table::new(ADJACENCIES),
+            hops: Arc::new(Hops::new(HOPS)),
+            adjacencies: Arc::new(adjacency::Table::new(ADJACENCIES)),
             addresses: Addresses::new(ports),
             macs,
             generation: AtomicU32::new(0),

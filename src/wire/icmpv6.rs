@@ -28,6 +28,10 @@ pub const PARAMETER_PROBLEM: u8 = 4;
 pub const ECHO_REQUEST: u8 = 128;
 /// Echo reply.
 pub const ECHO_REPLY: u8 = 129;
+/// Router solicitation (RFC 4861).
+pub const ROUTER_SOLICITATION: u8 = 133;
+/// Router advertisement (RFC 4861).
+pub const ROUTER_ADVERTISEMENT: u8 = 134;
 /// Neighbor solicitation (RFC 4861).
 pub const NEIGHBOR_SOLICITATION: u8 = 135;
 /// Neighbor advertisement (RFC 4861).
