@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 pub mod adjacency;
 pub mod hop;
+pub mod rib;
 
 /// A route, as one source has it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,4 @@
+mod buckets;
+mod prefixes;
+mod slab;
+mod slots;
