@@ -15,6 +15,7 @@ pub mod epoch;
 pub mod fib;
 pub mod hop;
 pub mod neighbor;
+pub mod rib;
 pub mod router;
 pub mod vlan;
 

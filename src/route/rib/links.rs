@@ -1,0 +1,132 @@
+//! Ports and what is on their links: addresses, up and down, neighbors.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::route::adjacency::{Adjacency, State};
+
+use super::connected::{Part, parts};
+use super::resolve::{Key, Leaf};
+use super::targets::What;
+use super::{ADDRESS, Fib, Link, NEIGHBOR, NeighborState, Rib};
+
+impl<F: Fib> Rib<F> {
+    /// A port has a further address; `address` has the length of its subnet's prefix.
+    pub fn add_address(&mut self, port: u8, address: IpNet) {
+        let Some(link) = self.links.get_mut(usize::from(port)) else { return };
+        if link.addresses.contains(&address) {
+            return;
+        }
+        link.addresses.push(address);
+        for (net, part) in parts(address) {
+            let what = match part {
+                Part::Local => What::Local(port),
+                Part::Broadcast => What::Broadcast(port),
+                Part::Subnet => What::Via([(self.way(Key::Device(port)), 1)].into()),
+            };
+            self.put(ADDRESS, net, metric(port, part), what);
+        }
+    }
+
+    /// It has it no more.
+    pub fn remove_address(&mut self, port: u8, address: IpNet) {
+        let Some(link) = self.links.get_mut(usize::from(port)) else { return };
+        let before = link.addresses.len();
+        link.addresses.retain(|other| *other != address);
+        if link.addresses.len() == before {
+            return;
+        }
+        // Another address of the same subnet has some of it as well.
+        let rest: Vec<(IpNet, Part)> = link.addresses.iter().flat_map(|other| parts(*other)).collect();
+        for (net, part) in parts(address).into_iter().filter(|part| !rest.contains(part)) {
+            self.cut(ADDRESS, net, metric(port, part));
+        }
+    }
+
+    /// A port's addresses, in the order in which it got them.
+    pub fn addresses(&self, port: u8) -> &[IpNet] {
+        self.links.get(usize::from(port)).map_or(&[], |link| &link.addresses)
+    }
+
+    /// A port's link is up, or down: what leads by it leads there no more.
+    pub fn link_up(&mut self, port: u8, up: bool) {
+        let Some(link) = self.links.get_mut(usize::from(port)) else { return };
+        if std::mem::replace(&mut link.up, up) == up {
+            return;
+        }
+        self.flapped(port);
+        if let Some(target) = self.target_of.get(&What::Broadcast(port)) {
+            self.refresh(*target);
+        }
+    }
+
+    /// True if a port's link is up.
+    pub fn is_up(&self, port: u8) -> bool {
+        matches!(self.links.get(usize::from(port)), Some(Link { up: true, .. }))
+    }
+
+    /// What the neighbor machine knows of a neighbor has changed. Where routes say that its address is on the port's link,
+    /// packets to it go by its adjacency.
+    pub fn neighbor(&mut self, port: u8, ip: IpAddr, state: NeighborState) {
+        if ip.is_multicast() || ip.is_unspecified() || usize::from(port) >= self.links.len() {
+            return;
+        }
+        if state == NeighborState::Gone && !self.neighbor_of.contains_key(&(port, ip)) {
+            return;
+        }
+        let index = self.neighbor_index(port, ip);
+        let before = std::mem::replace(&mut self.neighbors[index].state, state);
+        if (before == NeighborState::Failed) != (state == NeighborState::Failed) {
+            self.refresh_users(index);
+        }
+        let on_link_alone = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        match state {
+            NeighborState::Gone => {
+                self.cut(NEIGHBOR, ip.into(), port.into());
+                // Unless that was the last to use it.
+                if let Some(index) = self.neighbor_of.get(&(port, ip)) {
+                    self.reap_neighbor(*index);
+                }
+            }
+            _ if on_link_alone || before != NeighborState::Gone => {}
+            _ => {
+                let what = What::Via([(self.way(Key::Host(port, ip)), 1)].into());
+                self.put(NEIGHBOR, ip.into(), port.into(), what);
+            }
+        }
+    }
+
+    /// The adjacency of a neighbor, for the neighbor machine to fill in; none if it is neither known nor a gateway.
+    pub fn adjacency(&self, port: u8, ip: IpAddr) -> Option<u32> {
+        self.neighbors[*self.neighbor_of.get(&(port, ip))?].slot
+    }
+
+    /// Finds an adjacency for a neighbor, if there is room.
+    pub(super) fn give_slot(&mut self, index: u32) {
+        let neighbor = &mut self.neighbors[index];
+        neighbor.slot = self.adjacency_slots.take(0);
+        match neighbor.slot {
+            Some(slot) => {
+                let state = if neighbor.state == NeighborState::Failed { State::Failed } else { State::Unresolved };
+                self.table.set(slot, Adjacency { state, port: neighbor.port, ..Adjacency::FREE });
+            }
+            None => {
+                self.hungry.insert(index);
+            }
+        }
+    }
+
+    /// What is known of a leaf's neighbor.
+    pub(super) fn state_of(&self, leaf: Leaf) -> Option<NeighborState> {
+        match leaf {
+            Leaf::Neighbor(neighbor) => Some(self.neighbors[neighbor].state),
+            _ => None,
+        }
+    }
+}
+
+/// Ports that share a subnet or an address each have a route of their own.
+fn metric(port: u8, part: Part) -> u32 {
+    (part as u32) << 8 | u32::from(port)
+}
