@@ -526,6 +526,51 @@ mod tests {
     }
 
     #[test]
+    fn a_translated_flow_has_two_tuples() {
+        for (there, left, back) in [
+            (
+                Packet::udp("10.0.0.1:5", "10.0.0.2:6"),
+                Packet::udp("192.0.2.1:9", "10.0.0.3:7"),
+                Packet::udp("10.0.0.3:7", "192.0.2.1:9"),
+            ),
+            (
+                Packet::echo_request("10.0.0.1", "10.0.0.2", 5, 1),
+                Packet::echo_request("192.0.2.1", "10.0.0.2", 8, 1),
+                Packet::echo_reply("10.0.0.2", "192.0.2.1", 8, 1),
+            ),
+        ] {
+            let (there, left, back) = (meta(&there), meta(&left), meta(&back));
+            let key = KeyV4::of(&there, WIRE);
+            let mut entry = EntryV4::new(key, Body { ingress: [3, 4], ..Body::zeroed() });
+            assert_eq!((entry.reply_key(), entry.translation()), (key.reversed(), None));
+            let plain = reply_facts(&entry);
+            assert_eq!((plain.src, plain.dst, plain.sport, plain.port), (there.dst, there.src, there.dport, 4));
+            entry.set_translation(KeyV4::of(&left, WIRE));
+            assert_eq!(entry.translation(), Some(KeyV4::of(&left, WIRE)));
+            assert_eq!(entry.reply_key(), KeyV4::of(&back, WIRE));
+            assert_eq!((entry.leaves(ORIGINAL), entry.leaves(REPLY)), (Tuple::of(&left), Tuple::of(&there).reversed()));
+            let (facts, reply) = (facts(&entry), reply_facts(&entry));
+            assert_eq!((facts.src, facts.sport, facts.port), (there.src, there.sport, 3));
+            assert_eq!(
+                (reply.src, reply.dst, reply.sport, reply.dport, reply.detail, reply.port),
+                (back.src, back.dst, back.sport, back.dport, back.detail, 4)
+            );
+            // Elsewhere it is translated likewise; new ones are not.
+            let moved = entry.with(key.within(Scope { domain: 7, wire: 2 }), *entry.body());
+            assert_eq!(moved.reply_key(), KeyV4::of(&back, Scope { domain: 7, wire: 2 }));
+            assert_eq!(EntryV4::new(key, *entry.body()).reply_key(), key.reversed());
+            entry.set_translation(key);
+            assert_eq!((entry.translation(), entry.body().flags), (None, 0));
+        }
+        let key = KeyV6 { src: [1; 16], dst: [2; 16], sport: 3, dport: 4, domain: 5, proto: 6, wire: 7 };
+        let left = KeyV6 { src: [9; 16], dst: [8; 16], sport: 7, dport: 6, ..key };
+        let mut entry = EntryV6::new(key, Body::zeroed());
+        entry.set_translation(left);
+        assert_eq!((entry.reply_key(), *entry.key()), (left.reversed(), key));
+        assert_eq!(entry.with(key, Body::zeroed()).reply_key(), left.reversed());
+    }
+
+    #[test]
     fn requests_of_both_ends_are_two_flows() {
         let one = meta(&Packet::echo_request("10.0.0.1", "10.0.0.2", 5, 1));
         let other = meta(&Packet::echo_request("10.0.0.2", "10.0.0.1", 5, 1));

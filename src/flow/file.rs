@@ -295,7 +295,7 @@ fn check<E: Entry>(entries: &[E], names: &Names) -> Result<(), Unfit> {
             && body.ingress.into_iter().chain(body.out).all(named)
             && (body.rule == NO_RULE || usize::from(body.rule) < names.rules.len())
             && (states & 0xf).max(states >> 4) <= State::TimeWait as u8
-            && !entry.key().is(&entry.reply_key());
+            && !(body.has(mark::TRANSLATED) && entry.key().is(&entry.reply_key()));
         if !good {
             return Err(Unfit::damaged("an entry refers to a rule, port, state or way back that there is not"));
         }

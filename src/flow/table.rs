@@ -95,7 +95,7 @@ impl Candidate {
 pub enum Refused {
     /// The table is full of flows that may not be evicted.
     Full,
-    /// Packets of another flow have its tuple, or that of its way back; or both of its own are the same.
+    /// Packets of another flow have its tuple, or that of its way back; or it is translated so that both are the same.
     Taken,
 }
 
@@ -330,7 +330,8 @@ impl<E: Entry> Table<E> {
         let body = entry.body();
         let (hash, half_open, translated) = (body.hash, body.has(mark::HALF_OPEN), body.has(mark::TRANSLATED));
         let hash_back = if translated { self.hash_back(&entry).ok_or(Refused::Full)? } else { hash };
-        if self.find_rival(&entry, hash_back).is_some() || entry.key().is(&entry.reply_key()) {
+        let circular = translated && entry.key().is(&entry.reply_key());
+        if circular || self.find_rival(&entry, hash_back).is_some() {
             return Err(Refused::Taken);
         }
         let crowded = half_open && self.occupancy.half_open >= self.occupancy.budget;
@@ -833,6 +834,149 @@ mod tests {
             true
         }) {}
         assert_eq!(seen, 30);
+    }
+
+    const KEY: HashKey =
+        HashKey([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0, 0x082e_fa98_ec4e_6c89]);
+
+    fn between(a: u8, b: u8) -> KeyV4 {
+        KeyV4 { src: [10, 0, 0, a], dst: [10, 0, 0, b], sport: 1, dport: 1, domain: 0, proto: 17, wire: 0 }
+    }
+
+    /// A flow that leaves with another tuple.
+    fn flow(key: KeyV4, translated: KeyV4, expires: u32, flags: u8) -> EntryV4 {
+        let hash = steer::hash(&key.facts(), KEY);
+        let mut entry = EntryV4::new(key, Body { hash, expires, flags, ..Body::zeroed() });
+        entry.set_translation(translated);
+        entry
+    }
+
+    fn seek(table: &Table<EntryV4>, key: KeyV4) -> Option<u32> {
+        // As packets are hashed: as of either direction.
+        table.lookup(steer::hash(&key.facts(), KEY), &key)
+    }
+
+    #[test]
+    fn it_fills_with_translated_flows() {
+        const FLOWS: u32 = 20_000;
+        let masked = |n: u32| KeyV4 { src: [192, 0, 2, 1], sport: n as u16, ..key(n) };
+        let mut table: Table<EntryV4> =
+            Table::translating(FLOWS as usize, FLOWS as usize, 1, Placement::default()).expect("memory");
+        assert_eq!(table.insert_entry(flow(key(0), masked(0), 9, 0), |_| ()), Err(Refused::Full), "not hashed yet");
+        table.hash_by(KEY);
+        for n in 0..FLOWS {
+            table.insert_entry(flow(key(n), masked(n), 9, 0), |_| panic!("nothing to evict")).expect("room");
+        }
+        table.check();
+        for n in 0..FLOWS {
+            let there = seek(&table, key(n)).expect("found");
+            assert_eq!(there & 1, 0);
+            assert_eq!(seek(&table, masked(n).reversed()), Some(there | 1));
+            assert_eq!((seek(&table, key(n).reversed()), seek(&table, masked(n))), (None, None));
+        }
+        assert_eq!(table.expire(9, FLOWS as usize, |_| ()), FLOWS as usize);
+        table.check();
+        // Without room set aside.
+        let mut table = self::table(FLOWS as usize, 1);
+        table.hash_by(KEY);
+        let fits =
+            (0..FLOWS).take_while(|n| table.insert_entry(flow(key(*n), masked(*n), 9, 0), |_| ()).is_ok()).count();
+        assert!(fits * 4 >= FLOWS as usize * 3, "{fits}");
+        table.check();
+        assert_eq!(table.occupancy().used as usize, fits);
+    }
+
+    #[test]
+    fn a_tuple_belongs_to_one_flow() {
+        let mut table = table(100, 10);
+        table.hash_by(KEY);
+        table.insert_entry(flow(between(1, 2), between(3, 2), 9, 0), |_| ()).expect("room");
+        let mut refused =
+            |entry: EntryV4| assert_eq!(table.insert_entry(entry, |_| ()), Err(Refused::Taken), "{entry:?}");
+        refused(flow(between(4, 2), between(3, 2), 9, 0));
+        refused(flow(between(3, 2), between(3, 2), 9, 0));
+        refused(flow(between(2, 3), between(2, 3), 9, 0));
+        refused(flow(between(1, 2), between(5, 2), 9, 0));
+        refused(flow(between(6, 7), between(2, 1), 9, 0));
+        refused(flow(between(6, 7), between(7, 6), 9, 0));
+        table.check();
+        // What is nobody's is free: the reverse of what was translated, and what it was translated to from elsewhere.
+        table.insert_entry(flow(between(2, 1), between(2, 4), 9, 0), |_| ()).expect("room");
+        table.insert_entry(flow(between(3, 2), between(9, 2), 9, 0), |_| ()).expect("room");
+        table.check();
+    }
+
+    proptest! {
+        #[test]
+        fn translated_flows_agree_with_a_map(
+            steps in prop::collection::vec((0..10u8, 0..12u8, 0..12u8, 0..12u8, 0..12u8, 0..100u32), 1..400),
+            entries in 1..64usize, budget in 1..32usize, room in any::<bool>(),
+        ) {
+            let translated = if room { entries } else { 0 };
+            let mut table: Table<EntryV4> =
+                Table::translating(entries, translated, budget, Placement::default()).expect("memory");
+            table.hash_by(KEY);
+            // By key: translation, expiry; and those that are half-open, by age.
+            let mut known: HashMap<KeyV4, (KeyV4, u32)> = HashMap::new();
+            let mut waiting: VecDeque<KeyV4> = VecDeque::new();
+            for (step, a, b, c, d, n) in steps {
+                let key = between(a, b);
+                match step {
+                    0..6 if a != b && c != d => {
+                        let out = match step / 2 { 0 => key, 1 => between(c, b), _ => between(c, d) };
+                        let half_open = step % 2 == 0;
+                        let tuples = |key: KeyV4, out: KeyV4| [key, out.reversed()];
+                        let mine = tuples(key, out);
+                        let taken = mine[0] == mine[1]
+                            || known.iter().any(|(key, (out, _))| tuples(*key, *out).iter().any(|tuple| mine.contains(tuple)));
+                        let crowded = half_open && waiting.len() >= budget.clamp(1, entries) || known.len() == entries;
+                        let mut evicted = None;
+                        let entry = flow(key, out, n, if half_open { mark::HALF_OPEN } else { 0 });
+                        let result = table.insert_entry(entry, |gone| evicted = Some(*gone.key()));
+                        prop_assert_eq!(result == Err(Refused::Taken), taken);
+                        let expected = if crowded && !taken { waiting.pop_front() } else { None };
+                        prop_assert_eq!(evicted, expected);
+                        if let Some(gone) = evicted { known.remove(&gone); }
+                        if result.is_ok() {
+                            known.insert(key, (out, n));
+                            if half_open { waiting.push_back(key); }
+                        } else if room && !taken {
+                            prop_assert!(crowded && evicted.is_none());
+                        }
+                    }
+                    6 | 7 => if let Some(flow) = seek(&table, key) {
+                        let gone = *table.entry(flow >> 1).key();
+                        table.remove(flow >> 1);
+                        prop_assert!(known.remove(&gone).is_some());
+                        waiting.retain(|other| *other != gone);
+                    },
+                    8 => if let Some(flow) = seek(&table, key).filter(|flow| table.entry(flow >> 1).body().has(mark::HALF_OPEN)) {
+                        let open = *table.entry(flow >> 1).key();
+                        table.establish(flow >> 1);
+                        waiting.retain(|other| *other != open);
+                    },
+                    9 => {
+                        table.expire(n, entries, |_| ());
+                        known.retain(|_, (_, expires)| *expires > n);
+                        waiting.retain(|key| known.contains_key(key));
+                    }
+                    _ => {}
+                }
+                table.check();
+                // Every tuple finds the flow that has it, the right way round, and no other does.
+                for (a, b) in (0..12).flat_map(|a| (0..12).map(move |b| (a, b))).filter(|(a, b)| a != b) {
+                    let tuple = between(a, b);
+                    let mut owners = known.iter().filter_map(|(key, (out, _))| match () {
+                        () if *key == tuple => Some((*key, ORIGINAL)),
+                        () if out.reversed() == tuple => Some((*key, REPLY)),
+                        () => None,
+                    });
+                    let found = seek(&table, tuple).map(|flow| (*table.entry(flow >> 1).key(), (flow & 1) as usize));
+                    prop_assert_eq!(found, owners.next());
+                    prop_assert_eq!(owners.next(), None);
+                }
+            }
+        }
     }
 
     proptest! {
