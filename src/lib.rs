@@ -14,6 +14,7 @@ pub mod flow;
 pub mod io;
 pub mod log;
 pub mod memory;
+pub mod nat;
 pub mod packet;
 pub mod policy;
 pub mod replay;

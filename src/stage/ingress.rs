@@ -2,7 +2,7 @@
 
 use crate::config::names::Names;
 use crate::config::source::{At, Mistakes};
-use crate::packet::NO_PORT;
+use crate::packet::{NO_PORT, bits};
 
 /// The word for every port.
 pub const ANY: &str = "any";
@@ -44,6 +44,18 @@ impl Ports {
     /// Adds a port.
     pub fn insert(&mut self, port: u8) {
         self.0[usize::from(port >> 6)] |= 1 << (port & 63);
+    }
+
+    /// Adds the ports of another set.
+    pub fn extend(&mut self, other: Ports) {
+        self.0.iter_mut().zip(other.0).for_each(|(word, other)| *word |= other);
+    }
+
+    /// Its ports, in order.
+    #[inline]
+    pub fn iter(&self) -> impl Iterator<Item = u8> {
+        let words = self.0;
+        (0..words.len()).flat_map(move |at| bits(words[at]).map(move |bit| (64 * at + bit) as u8))
     }
 
     /// True if `port` is one of them.

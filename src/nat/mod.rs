@@ -1,0 +1,121 @@
+//! Address translation: what destinations and sources become, and which worker owns a translated packet.
+//!
+//! Owns rules and targets (`rules`, `destination`), the choice of addresses and ports (`source`, `pool`, `mapping`), and the
+//! worker of a packet (`steer`). It sees no frames but the quotes of ICMP errors, and files no flows: the stages `dnat` and
+//! `snat` judge by it, the flow table says which candidates are free, and `apply` writes the bytes.
+//!
+//! Ports are drawn when a flow is admitted, after all judging, so that what is denied costs none.
+
+use std::sync::Arc;
+
+use crate::route::Addresses;
+use crate::stage::ingress::Ports;
+use crate::stats::Reason;
+
+pub mod destination;
+pub mod mapping;
+pub mod pool;
+pub mod rules;
+pub mod source;
+pub mod steer;
+
+use destination::Destinations;
+use rules::Spans;
+use source::{Fixed, Refusal, Sources};
+use steer::Steering;
+
+/// `Action::snat` behind `dnat`, of a packet whose new destination may share a network with its source: `snat` then decides,
+/// knowing where it leaves. Where no stage does, it keeps its source.
+pub const HAIRPIN: u16 = u16::MAX - 1;
+
+/// Hosts that are known outside by addresses of their own.
+#[derive(Clone, Debug)]
+pub struct OneToOne {
+    /// Ports to the outside.
+    pub outside: Ports,
+    /// From inside to outside.
+    pub fixed: Fixed,
+    /// Slot of its rule.
+    pub rule: u16,
+}
+
+/// What the source stage's plan says to those who translate.
+#[derive(Clone, Debug)]
+pub struct Outbound {
+    /// By `Action::snat`: what the source becomes.
+    pub sources: Arc<Sources>,
+    /// Addresses of pools.
+    pub pools: Spans,
+    /// Ports whose own addresses translate.
+    pub masquerade: Ports,
+    /// Sources mapped endpoint-independently.
+    pub independent: Spans,
+    /// Drop reasons: exhausted, and no address.
+    pub reasons: [Reason; 2],
+}
+
+/// What the stages of a pipeline say of translation while they are compiled.
+#[derive(Debug)]
+pub struct Draft {
+    /// What ports have for addresses.
+    pub addresses: Arc<Addresses>,
+    /// Rules for destinations.
+    pub destinations: Option<Arc<Destinations>>,
+    /// One-to-one translations, from the stage for destinations to that for sources.
+    pub one_to_one: Vec<OneToOne>,
+    /// What sources become.
+    pub outbound: Option<Outbound>,
+}
+
+/// Translation in a pipeline, compiled.
+#[derive(Clone, Debug)]
+pub struct Nat {
+    /// Whose a packet is.
+    pub steering: Arc<Steering>,
+    /// What sources become, if they are translated.
+    pub outbound: Option<Outbound>,
+}
+
+impl Draft {
+    /// Nothing said yet. `addresses` are those of the running ports; where there are none, of none.
+    pub fn new(addresses: Arc<Addresses>) -> Draft {
+        Draft { addresses, destinations: None, one_to_one: Vec::new(), outbound: None }
+    }
+
+    /// What the stages have said; `None` if none of them translates.
+    pub fn finish(self) -> Option<Nat> {
+        let Draft { addresses, destinations, one_to_one, outbound } = self;
+        if destinations.is_none() && outbound.is_none() {
+            return None;
+        }
+        let destinations =
+            destinations.unwrap_or_else(|| Arc::new(Destinations { rules: Vec::new(), addresses: addresses.clone() }));
+        let (mut pools, mut masquerade, mut independent) = (Spans::default(), Ports::default(), Spans::default());
+        if let Some(outbound) = &outbound {
+            pools = outbound.pools.clone();
+            masquerade = outbound.masquerade;
+            independent = outbound.independent.clone();
+        }
+        let shares = !pools.is_empty() || masquerade.iter().next().is_some();
+        let steering = Steering {
+            destinations,
+            fixed: one_to_one.iter().map(|pair| pair.fixed.reversed()).collect(),
+            pools,
+            masquerade,
+            independent,
+            addresses,
+            shares,
+        };
+        Some(Nat { steering: Arc::new(steering), outbound })
+    }
+}
+
+impl Outbound {
+    /// Why a flow without a source is dropped.
+    pub fn reason(&self, refusal: Refusal) -> Reason {
+        self.reasons[match refusal {
+            Refusal::Exhausted => 0,
+            Refusal::NoAddress => 1,
+        }]
+    }
+}
