@@ -22,7 +22,6 @@ use crate::stage::apply::Routed;
 use crate::stage::bucket::Bucket;
 use crate::stage::conntrack::Tables;
 use crate::stage::pipeline::{Blueprint, Pipeline, Witness, port_counter};
-use crate::stage::route::Drops;
 use crate::stage::synproxy::Note;
 use crate::stage::visit::Visit;
 use crate::stage::{Cx, Depth, Row};
@@ -203,8 +202,6 @@ pub struct Worker<I: Io, O: Observer = ()> {
     /// Where packets wait for their neighbors, if they are routed.
     holding: Option<Holding>,
     desk: Option<own::Desk>,
-    /// Why what is for the box itself is dropped where there is nobody to take it.
-    no_kernel: Reason,
     routed: Option<Routed>,
     /// ICMP errors that may be sent.
     errors: Bucket,
@@ -236,7 +233,6 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let following = blueprint.follows.then(Following::new);
         let routed = blueprint.ways.routed.clone();
         let holding = routed.as_ref().map(|routed| Holding::new(routed.routing.clone(), routed.reasons));
-        let no_kernel = routed.as_ref().map_or(Engine::NoEgress.into(), |of| of.reasons.at(Drops::KernelFull));
         // One who only asks is no worker, and comes behind them.
         let index = if blueprint.asks { blueprint.workers } else { setup.index };
         let presence = routed.as_ref().map(|routed| routed.routing.epochs.presence(index));
@@ -270,7 +266,6 @@ impl<I: Io, O: Observer> Worker<I, O> {
             following,
             holding,
             desk: setup.own.map(own::Desk::new),
-            no_kernel,
             routed,
             errors,
             presence,

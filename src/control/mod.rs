@@ -22,6 +22,7 @@ pub mod client;
 pub mod flows;
 pub mod log;
 pub mod serve;
+pub mod slow;
 
 /// What control knows of the running appliance. Shared with whoever answers questions.
 pub struct Running {

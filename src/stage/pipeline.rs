@@ -18,9 +18,8 @@ use crate::flow::region::Placement;
 use crate::log::Log;
 use crate::packet::steer::Key;
 use crate::packet::{BATCH, Batch, Mask, NO_PORT, bits};
-use crate::route::Macs;
 use crate::route::fib::Capacity;
-use crate::route::router::Router;
+use crate::route::router::{self, Router};
 use crate::route::vlan::Vlans;
 use crate::stats::{Layout, Sheet, Unit};
 use crate::wire::ethernet::Rewrite;
@@ -116,7 +115,7 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
         })
         .collect();
     let conntrack = config.pipeline.iter().any(|stage| stage.kind.name == Conntrack::NAME);
-    let router = names.routes.then(|| router(&names, workers)).transpose().map_err(|error| {
+    let router = names.routes.then(|| router(config, &names, workers)).transpose().map_err(|error| {
         let mut mistakes = Mistakes::default();
         mistakes.at(&config.pipeline_place, "pipeline.stages", format!("no memory for routing tables: {error}"));
         mistakes.into_sorted()
@@ -200,10 +199,21 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
 }
 
 /// Tables for routing between these ports.
-fn router(names: &Names, workers: usize) -> io::Result<Router> {
-    // A port that is not there, under `check` and `replay`, has a MAC address for whoever tries it out.
-    let mac = |(at, port): (usize, &PortName)| (port.mac.unwrap_or([0x02, 0, 0, 0, 0, at as u8]), Vec::new());
-    Router::new(workers, Capacity::default(), Macs::new(names.ports.iter().enumerate().map(mac)))
+fn router(config: &Config, names: &Names, workers: usize) -> io::Result<Router> {
+    let mtus = config.mtus();
+    let port = |(at, port): (usize, &PortName)| router::Port {
+        name: port.name.clone(),
+        // A port that is not there, under `check` and `replay`, has a MAC address for whoever tries it out.
+        mac: port.mac.unwrap_or([0x02, 0, 0, 0, 0, at as u8]),
+        mtu: mtus[at],
+        tags: port.carrier.map_or([[0; 4]; 2], |carrier| carrier.tags.wire()),
+        addresses: Vec::new(),
+        advertises: None,
+    };
+    let ports = names.ports.iter().enumerate().map(port).collect();
+    let mut router = Router::new(workers, Capacity::default(), &config.neighbor, ports)?;
+    router.pretend();
+    Ok(router)
 }
 
 /// True if a config's pipeline lets later fragments follow their first: where connections are tracked.

@@ -16,6 +16,7 @@ use crate::flow::region::Placement;
 use crate::io::memory::MemoryIo;
 use crate::packet::steer::Key;
 use crate::packet::{Frame, Meta};
+use crate::route::router::Router;
 use crate::stage::conntrack::Tables;
 use crate::stage::pipeline::{self, Blueprint, compile};
 use crate::stage::restore::{Restored, Saved, saved_names};
@@ -101,6 +102,8 @@ pub struct Bench {
     ports: Vec<String>,
     /// Packets flowgate has made itself so far.
     created: u64,
+    /// Packets that are held.
+    held: usize,
     /// The time of the next turn, Unix nanoseconds.
     pub now: u64,
 }
@@ -147,7 +150,7 @@ impl Bench {
             own: None,
         };
         let worker = Worker::new(MemoryIo::new(config.devices().len(), 4096, 9700), Witness::default(), setup);
-        Bench { worker, blueprint, names: config.names, ports, created: 0, now: 1_700_000_000_000_000_000 }
+        Bench { worker, blueprint, names: config.names, ports, created: 0, held: 0, now: 1_700_000_000_000_000_000 }
     }
 
     /// Puts one frame into a port and says where it ended. Time moves on by a microsecond.
@@ -171,20 +174,38 @@ impl Bench {
                 "the bench takes 4096 frames of 9700 bytes"
             );
         }
-        while self.worker.io().waiting() > 0 {
+        loop {
             self.worker.turn(self.now);
             self.now += 1_000;
+            if self.worker.io().waiting() == 0 {
+                break;
+            }
         }
         for port in 0..self.ports.len() {
             while self.worker.io().pull(port as u8, |_| ()).is_some() {}
         }
         self.worker.sheet().check_law(0).expect("every packet is accounted for");
-        assert_eq!(self.worker.io().in_use(), 0, "every buffer came back");
+        let held = self.worker.sheet().of(Account::Held) as usize;
+        assert_eq!(self.worker.io().in_use(), held, "every buffer came back, but for those of held packets");
         let ends: Vec<_> = self.worker.observer().ends.drain(..).collect();
         let created = self.worker.sheet().of(Account::Created);
         let made = (created - std::mem::replace(&mut self.created, created)) as usize;
-        assert_eq!(ends.len(), frames.len() + made, "every packet ended somewhere");
+        let before = std::mem::replace(&mut self.held, held);
+        assert_eq!(ends.len() + held, frames.len() + made + before, "every packet ended somewhere or is held");
         ends.into_iter().map(|(bytes, meta, reason)| self.end(bytes, &meta, reason)).collect()
+    }
+
+    /// Lets control's side of routing do something, and then what is due; the frames it sends are the result. The next packets
+    /// find what it has changed.
+    pub fn route(&mut self, work: impl FnOnce(&mut Router, u64)) -> Vec<(u8, Vec<u8>)> {
+        let router = self.blueprint.router.clone().expect("a pipeline that routes");
+        let mut router = router.lock().expect("nobody panicked with it");
+        work(&mut router, self.now);
+        for _ in 0..2 {
+            self.now += 10_000_000;
+            router.serve(self.now);
+        }
+        std::mem::take(&mut router.sends)
     }
 
     /// Lets time pass; with upkeep at its end, several rounds of it.
@@ -231,7 +252,10 @@ impl Bench {
     fn end(&self, bytes: Option<Vec<u8>>, meta: &Meta, reason: Reason) -> End {
         let rule = self.blueprint.rules.slot(meta.rule).map(|rule| rule.name.clone());
         match bytes {
-            Some(bytes) => End::Sent { port: self.ports[usize::from(meta.out)].clone(), bytes, rule },
+            Some(bytes) => {
+                let port = self.ports.get(usize::from(meta.out)).map_or("self", String::as_str).to_owned();
+                End::Sent { port, bytes, rule }
+            }
             None => End::Dropped { reason: self.blueprint.layout.reason_name(reason), rule },
         }
     }

@@ -1,17 +1,14 @@
 //! The worker's part in what is for the box itself: an echo request is answered here, everything else goes to control over a
 //! ring, within a rate. What the box sends comes the same way.
 
-use std::sync::Arc;
-
 use crate::dpdk::ring::{Consumer, Producer};
 use crate::io::Io;
 use crate::packet::echo::{self, Echo};
 use crate::packet::meta::flag;
 use crate::packet::{BATCH, Frame, SELF_PORT};
-use crate::route::Routing;
 use crate::stage::bucket::Bucket;
 use crate::stage::route::Drops;
-use crate::stats::{Account, Reason, ReasonBase};
+use crate::stats::{Account, Engine, Reason, ReasonBase};
 
 use super::{Observer, Outbox, Worker};
 
@@ -21,8 +18,6 @@ pub struct Own {
     pub to: Producer,
     /// From control, if this worker gets what the box sends: `Frame::port` is `SELF_PORT`, `vlan_tci` the logical port.
     pub from: Option<Consumer>,
-    /// Whose frames they are.
-    pub routing: Arc<Routing>,
     /// Of `route::Drops`.
     pub reasons: ReasonBase,
     /// How much of ARP, neighbor and router discovery control is given.
@@ -49,10 +44,10 @@ impl<I: Io, O: Observer> Worker<I, O> {
     pub(super) fn receive_own(&mut self, i: usize, now: u64) -> Result<(), Reason> {
         let (frame, meta) = (&mut self.batch.frames[i], &mut self.batch.metas[i]);
         let by = if meta.port == SELF_PORT { meta.vlan as u8 } else { meta.port };
-        let Some(desk) = &mut self.desk else { return Err(self.no_kernel) };
-        let at = |drop| desk.own.reasons.at(drop);
+        let Some(routed) = &self.routed else { return Err(Engine::NoEgress.into()) };
+        let at = |drop| routed.reasons.at(drop);
         if meta.has(flag::ECHO) && meta.port != SELF_PORT {
-            let mac = desk.own.routing.macs.of(meta.port).unwrap_or_default();
+            let mac = routed.routing.macs.of(meta.port).unwrap_or_default();
             match echo::reply(frame, meta, &mac) {
                 Echo::Replied => {
                     self.sheet.account(Account::Consumed, 1);
@@ -68,6 +63,11 @@ impl<I: Io, O: Observer> Worker<I, O> {
                 Echo::Other => {}
             }
         }
+        let Some(desk) = &mut self.desk else {
+            // Nobody is there who would take it, in a replay or on a bench: it has arrived.
+            self.arrived(i);
+            return Ok(());
+        };
         let discovery =
             !meta.any(flag::IPV4 | flag::IPV6) || meta.has(flag::IPV6) && matches!(meta.detail[0], 133..=137);
         let bucket = if discovery { &mut desk.own.discovery } else { &mut desk.own.rest };
@@ -82,6 +82,15 @@ impl<I: Io, O: Observer> Worker<I, O> {
             self.flush_own();
         }
         Ok(())
+    }
+
+    fn arrived(&mut self, i: usize) {
+        if O::LISTENS {
+            self.observer.sent(&self.batch.frames[i], &self.batch.metas[i]);
+        }
+        self.sheet.account(Account::Consumed, 1);
+        let mut frame = self.batch.frames[i].take();
+        self.io.free(std::slice::from_mut(&mut frame));
     }
 
     /// Gives control what is waiting for it.

@@ -102,6 +102,12 @@ impl<F: Fib> Rib<F> {
         self.neighbors[*self.neighbor_of.get(&(port, ip))?].slot
     }
 
+    /// The neighbor that an adjacency is for.
+    pub fn neighbor_at(&self, adjacency: u32) -> Option<(u8, IpAddr)> {
+        let its = |(_, index): &(_, &u32)| self.neighbors[**index].slot == Some(adjacency);
+        self.neighbor_of.iter().find(its).map(|(neighbor, _)| *neighbor)
+    }
+
     /// Finds an adjacency for a neighbor, if there is room.
     pub(super) fn give_slot(&mut self, index: u32) {
         let neighbor = &mut self.neighbors[index];

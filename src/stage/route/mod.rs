@@ -306,3 +306,6 @@ impl FlowCommit for Told {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

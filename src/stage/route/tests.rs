@@ -1,0 +1,213 @@
+use std::net::IpAddr;
+
+use super::*;
+use crate::packet::decode::{Depth, decode};
+use crate::packet::frame::Heap;
+use crate::route::{Gateway, Route as Path, Source, Target};
+use crate::testkit::bench::{Bench, End};
+use crate::testkit::packets::{Packet, batch, give_back};
+use crate::wire::checksum;
+
+const HOST: [u8; 6] = [2, 1, 1, 1, 1, 1];
+const PEER: [u8; 6] = [2, 2, 2, 2, 2, 2];
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn path(to: &str, target: Target) -> Path {
+    Path { to: to.parse().expect("a prefix"), target, metric: 0 }
+}
+
+fn via(gateway: &str) -> Target {
+    Target::Via(vec![Gateway { via: Some(ip(gateway)), port: None, weight: 1 }])
+}
+
+/// Port lan is 10.0.0.1/24 and 2001:db8:1::1/64, wan 192.0.2.1/24 and 2001:db8:2::1/64, where .2 is a router that is known; the
+/// host 10.0.0.5 too.
+fn router(rest: &str) -> Bench {
+    let mut bench = Bench::new(&format!("[memory]\nflows = 1000\n{rest}"));
+    bench.route(|router, now| {
+        for (port, net) in [(0, "10.0.0.1/24"), (0, "2001:db8:1::1/64"), (1, "192.0.2.1/24"), (1, "2001:db8:2::1/64")] {
+            router.address(port, net.parse().expect("an address"), true, now);
+        }
+        router.start(u64::MAX, &[0, 1], now);
+        for (port, neighbor, mac) in
+            [(0, "10.0.0.5", HOST), (0, "2001:db8:1::5", HOST), (1, "192.0.2.2", PEER), (1, "2001:db8:2::2", PEER)]
+        {
+            router.add_static(port, ip(neighbor), mac, now);
+        }
+        for (to, target) in [
+            ("0.0.0.0/0", via("192.0.2.2")),
+            ("::/0", via("2001:db8:2::2")),
+            ("203.0.113.0/25", Target::Blackhole),
+            ("203.0.113.128/26", Target::Unreachable),
+            ("203.0.113.192/26", Target::Prohibit),
+        ] {
+            router.route(Source::Static, &path(to, target), true);
+        }
+    });
+    bench
+}
+
+const PLAIN: &str = "[pipeline]\nstages = ['route']\n";
+const TRACKED: &str = "[pipeline]\nstages = ['conntrack', 'route', 'acl']\n[acl]\ndefault = 'allow'\n";
+
+fn mac(port: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 0, port]
+}
+
+fn to_lan(packet: Packet) -> Vec<u8> {
+    packet.macs(HOST, mac(0)).bytes()
+}
+
+/// Header checksums and transport checksums are right.
+fn sound(bytes: &[u8]) -> Meta {
+    let mut heap = Heap::new(1, 10_000);
+    let mut batch = batch(&mut heap, [bytes]);
+    decode(&mut batch, Depth::L4);
+    let meta = batch.metas[0].clone();
+    assert_eq!(batch.live, 1, "decode takes what was sent");
+    give_back(&mut heap, &mut batch);
+    meta
+}
+
+#[test]
+fn a_packet_goes_to_its_next_hop_with_one_hop_less() {
+    for toml in [PLAIN, TRACKED] {
+        let mut bench = router(toml);
+        for (packet, ttl) in [
+            (Packet::udp("10.0.0.5:1000", "198.51.100.9:53").payload(b"?").ttl(64), 22),
+            (Packet::udp("[2001:db8:1::5]:1000", "[2001:db8:9::9]:53").payload(b"?").ttl(64), 21),
+        ] {
+            let sent = bench.push("lan", &to_lan(packet.clone()));
+            let End::Sent { port, bytes, .. } = sent else { panic!("{sent:?}") };
+            assert_eq!((port.as_str(), &bytes[..6], &bytes[6..12]), ("wan", &PEER[..], &mac(1)[..]));
+            let mut want = to_lan(packet.ttl(63));
+            want[..12].copy_from_slice(&bytes[..12]);
+            assert_eq!(bytes, want);
+            assert_eq!(bytes[ttl], 63);
+            sound(&bytes);
+        }
+    }
+}
+
+#[test]
+fn what_cannot_go_on_is_answered_as_the_rfcs_say() {
+    for toml in [PLAIN, TRACKED] {
+        let mut bench = router(toml);
+        let big = |packet: Packet| packet.payload(&[7; 1473]);
+        for (packet, reason, answer) in [
+            (Packet::udp("10.0.0.5:1", "198.51.100.9:53").ttl(1), "route.ttl-expired", Some((11, 0))),
+            (Packet::udp("[2001:db8:1::5]:1", "[2001:db8:9::9]:53").ttl(1), "route.ttl-expired", Some((3, 0))),
+            (Packet::udp("10.0.0.5:2", "203.0.113.1:53"), "route.blackhole", None),
+            (Packet::udp("10.0.0.5:3", "203.0.113.130:53"), "route.unreachable", Some((3, 1))),
+            (Packet::udp("10.0.0.5:4", "203.0.113.200:53"), "route.prohibited", Some((3, 13))),
+            (Packet::udp("10.0.0.5:5", "239.1.1.1:53"), "route.multicast", None),
+            (Packet::udp("10.0.0.5:6", "192.0.2.255:53"), "route.directed-broadcast", None),
+            (Packet::udp("127.0.0.1:7", "198.51.100.9:53"), "route.martian-source", None),
+            (Packet::udp("10.0.0.5:8", "169.254.1.1:53"), "route.link-local", None),
+            (big(Packet::udp("10.0.0.5:9", "198.51.100.9:53").dont_fragment()), "route.too-big", Some((3, 4))),
+            (big(Packet::udp("[2001:db8:1::5]:9", "[2001:db8:9::9]:53")), "route.too-big", Some((2, 0))),
+        ] {
+            let group = reason.ends_with("multicast");
+            let to = if group { [1, 0, 0x5e, 1, 1, 1] } else { mac(0) };
+            let ends = bench.push_all("lan", &[packet.macs(HOST, to).bytes()]);
+            assert_eq!(ends[0].reason(), reason);
+            match (answer, ends.get(1)) {
+                (None, None) => {}
+                (Some((kind, code)), Some(End::Sent { port, bytes, .. })) => {
+                    let meta = sound(bytes);
+                    assert_eq!((port.as_str(), meta.detail, &bytes[..6]), ("lan", [kind, code], &HOST[..]), "{reason}");
+                    let own = if meta.has(flag::IPV4) { ip("10.0.0.1") } else { ip("2001:db8:1::1") };
+                    assert_eq!(meta.source(), Some(own));
+                    if kind == 3 && code == 4 {
+                        assert_eq!(&bytes[meta.l4() + 6..meta.l4() + 8], &1500_u16.to_be_bytes());
+                        assert!(checksum::is_good(&bytes[meta.l4()..meta.end()]));
+                    }
+                }
+                (_, other) => panic!("{reason}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn the_first_packet_waits_for_its_neighbor() {
+    for toml in [PLAIN, TRACKED] {
+        let mut bench = router(toml);
+        let packet = to_lan(Packet::udp("10.0.0.5:1000", "192.0.2.77:53").payload(b"?"));
+        assert!(bench.push_all("lan", &[&packet]).is_empty(), "held");
+        let asked = bench.route(|_, _| ());
+        let [(1, request)] = asked.as_slice() else { panic!("{asked:?}") };
+        assert_eq!((&request[12..14], &request[38..42]), (&[8, 6][..], &[192, 0, 2, 77][..]));
+        // Others wait with it, but not many.
+        let more: Vec<_> = (0..9).map(|_| packet.clone()).collect();
+        let ends = bench.push_all("lan", &more);
+        assert_eq!(ends.iter().map(End::reason).collect::<Vec<_>>(), ["route.hold-full"; 2]);
+        let reply = Packet::arp(2, "192.0.2.77", "192.0.2.1").macs(PEER, mac(1)).bytes();
+        bench.route(|router, now| router.receive(1, &reply, now));
+        let none: [&[u8]; 0] = [];
+        let ends = bench.push_all("lan", &none);
+        assert_eq!(ends.len(), 8);
+        assert!(ends.iter().all(|end| end.bytes().is_some_and(|bytes| bytes[..6] == PEER && bytes[22] == 63)));
+        assert_eq!(bench.push("lan", &packet).reason(), "sent");
+    }
+}
+
+#[test]
+fn a_neighbor_that_does_not_answer_is_reported() {
+    let mut bench = router(PLAIN);
+    let packet = to_lan(Packet::udp("10.0.0.5:1000", "192.0.2.77:53").payload(b"?"));
+    assert!(bench.push_all("lan", &[&packet]).is_empty(), "held");
+    for _ in 0..30 {
+        bench.pass(std::time::Duration::from_millis(100), false);
+        bench.route(|_, _| ());
+    }
+    let none: [&[u8]; 0] = [];
+    let ends = bench.push_all("lan", &none);
+    assert_eq!(ends[0].reason(), "route.host-unreachable");
+    assert_eq!(sound(ends[1].bytes().expect("an answer")).detail, [3, 1]);
+}
+
+#[test]
+fn the_box_answers_pings_and_takes_what_is_for_it() {
+    for toml in [PLAIN, TRACKED] {
+        let mut bench = router(toml);
+        for (packet, kind) in [
+            (Packet::echo_request("10.0.0.5", "10.0.0.1", 7, 1).payload(&[5; 100]), 0),
+            (Packet::echo_request("10.0.0.5", "192.0.2.1", 7, 2).payload(&[5; 100]), 0),
+            (Packet::echo_request("2001:db8:1::5", "2001:db8:1::1", 7, 1).payload(&[5; 100]), 129),
+        ] {
+            let ends = bench.push_all("lan", &[to_lan(packet)]);
+            let [End::Sent { port, bytes, .. }] = ends.as_slice() else { panic!("{ends:?}") };
+            let meta = sound(bytes);
+            assert_eq!((port.as_str(), meta.detail[0], &bytes[..6]), ("lan", kind, &HOST[..]));
+        }
+        let ssh = bench.push("lan", &to_lan(Packet::tcp("10.0.0.5:1000", "10.0.0.1:22").flags(2)));
+        let End::Sent { port, .. } = ssh else { panic!("{ssh:?}") };
+        assert_eq!(port, "self");
+        let arp = bench.push("lan", &Packet::arp(1, "10.0.0.5", "10.0.0.1").macs(HOST, [255; 6]).bytes());
+        assert_eq!(arp.reason(), "sent");
+        let other = bench.push("lan", &Packet::udp("10.0.0.5:1", "198.51.100.1:2").macs(HOST, PEER).bytes());
+        assert_eq!(other.reason(), "route.other-station");
+        let broadcast = bench.push("lan", &Packet::udp("10.0.0.5:1", "198.51.100.1:2").macs(HOST, [255; 6]).bytes());
+        assert_eq!(broadcast.reason(), "route.link-broadcast");
+    }
+}
+
+#[test]
+fn flows_follow_their_routes() {
+    let mut bench = router(TRACKED);
+    let packet = to_lan(Packet::udp("10.0.0.5:1000", "198.51.100.9:53").payload(b"?"));
+    assert_eq!(bench.push("lan", &packet).bytes().expect("sent")[..6], PEER);
+    bench.route(|router, now| {
+        router.add_static(1, ip("192.0.2.3"), [2, 3, 3, 3, 3, 3], now);
+        router.route(Source::Static, &path("198.51.100.0/24", via("192.0.2.3")), true);
+    });
+    assert_eq!(bench.push("lan", &packet).bytes().expect("sent")[..6], [2, 3, 3, 3, 3, 3]);
+    let back = Packet::udp("198.51.100.9:53", "10.0.0.5:1000").payload(b"!").macs(PEER, mac(1)).bytes();
+    assert_eq!(bench.push("wan", &back).bytes().expect("sent")[..6], HOST);
+    bench.route(|router, _| router.route(Source::Static, &path("198.51.100.0/24", Target::Blackhole), true));
+    assert_eq!(bench.push("lan", &packet).reason(), "route.blackhole");
+}
