@@ -14,8 +14,7 @@ pub fn hops_left(frame: &Frame, meta: &Meta) -> u8 {
     frame.bytes().get(at).copied().unwrap_or(0)
 }
 
-/// Takes one off TTL or hop limit, which must not be 0, and off what the IPv4 header checksum sums up (RFC 1624 equation 3, for
-/// a difference of 0x0100 in one word).
+/// Takes one off TTL or hop limit, which must not be 0, and off what the IPv4 header checksum sums up.
 #[inline(always)]
 pub fn hop(frame: &mut Frame, meta: &Meta) {
     let l3 = meta.l3();
@@ -25,7 +24,8 @@ pub fn hop(frame: &mut Frame, meta: &Meta) {
         };
         let [ttl, protocol, high, low] = *header;
         let sum = u32::from(u16::from_be_bytes([high, low])) + 0x0100;
-        let [high, low] = ((sum + (sum >> 16)) as u16).to_be_bytes();
+        // RFC 1624 equation 3 for a word that falls by 0x0100; it never gives 0xffff, which no full sum is either.
+        let [high, low] = ((sum + u32::from(sum >= 0xffff)) as u16).to_be_bytes();
         *header = [ttl.wrapping_sub(1), protocol, high, low];
     } else if let Some(hops) = frame.bytes_mut().get_mut(l3 + 7) {
         *hops = hops.wrapping_sub(1);
@@ -90,4 +90,121 @@ pub fn retag(frame: &mut Frame, meta: &mut Meta, tags: &[[u8; 4]; 2]) -> bool {
     meta.end += 4 * count as u16;
     meta.flags += (count as u16) << flag::TAGS_SHIFT;
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet::decode::{Depth, decode};
+    use crate::packet::frame::Heap;
+    use crate::testkit::packets::{Packet, batch, give_back, samples};
+    use crate::wire::checksum;
+    use crate::wire::ipv4::Ipv4;
+
+    /// What `change` makes of a decoded frame: its result, the bytes and the facts.
+    fn with<T>(bytes: &[u8], change: impl FnOnce(&mut Frame, &mut Meta) -> T) -> (T, Vec<u8>, Meta) {
+        let mut heap = Heap::new(1, 9700);
+        let mut batch = batch(&mut heap, [bytes]);
+        decode(&mut batch, Depth::L4);
+        let (frame, meta) = (&mut batch.frames[0], &mut batch.metas[0]);
+        let result = change(frame, meta);
+        let (bytes, meta) = (frame.bytes().to_vec(), meta.clone());
+        give_back(&mut heap, &mut batch);
+        (result, bytes, meta)
+    }
+
+    #[test]
+    fn a_hop_takes_one_and_the_last_is_refused() {
+        // The last two are not IP.
+        for packet in &samples()[..24] {
+            for left in [0, 1, 2, 64, 255] {
+                let before = packet.clone().ttl(left).bytes();
+                let (going, after, meta) = with(&before, |frame, meta| {
+                    assert_eq!(ttl(frame, meta), Some(left));
+                    hop(frame, meta)
+                });
+                assert_eq!(going, left > 1, "{packet:?}");
+                let expected = if going { packet.clone().ttl(left - 1).bytes() } else { before };
+                assert_eq!(after[meta.l3()..], expected[meta.l3()..], "{packet:?}");
+            }
+        }
+        let arp = Packet::arp(1, "10.0.0.1", "10.0.0.2").bytes();
+        assert!(!with(&arp, |frame, meta| ttl(frame, meta).is_some() || hop(frame, meta)).0);
+    }
+
+    #[test]
+    fn every_checksum_is_the_full_one() {
+        let whole = Packet::udp("10.0.0.1:1", "10.0.0.2:2");
+        for id in 0..=u16::MAX {
+            let mut header = whole.clone().network()[..20].to_vec();
+            header[4..6].copy_from_slice(&id.to_be_bytes());
+            header[10..12].fill(0);
+            let sum = checksum::checksum(&header);
+            header[10..12].copy_from_slice(&sum.to_be_bytes());
+            let mut frame = [0; 34];
+            frame[14..].copy_from_slice(&header);
+            let mut heap = Heap::new(1, 34);
+            let mut frame = heap.frame(&frame).expect("free");
+            let meta = Meta { flags: flag::IPV4, l4_words: 5, end: 34, ..Meta::UNKNOWN };
+            assert!(hop(&mut frame, &meta));
+            header[8] -= 1;
+            header[10..12].fill(0);
+            let full = checksum::checksum(&header);
+            assert_eq!(Ipv4::parse(&frame.bytes()[14..]).map(Ipv4::checksum), Some(full), "{id:#x}");
+            heap.give_back(frame);
+        }
+    }
+
+    #[test]
+    fn the_packet_behind_another_link_header_is_the_same() {
+        let front: Vec<u8> = (1..=12).chain([0x88, 0xa8, 0, 7, 0x81, 0, 0, 8]).collect();
+        let udp = Packet::udp("[2001:db8::1]:1", "[2001:db8::2]:2").payload(b"data").pad(90);
+        for packet in [udp.clone(), udp.clone().vlan(5), udp.clone().tag(0x88a8, 5).vlan(6)] {
+            for tags in 0..3 {
+                let front = &front[..12 + 4 * tags];
+                let before = packet.bytes();
+                let (done, after, meta) = with(&before, |frame, meta| {
+                    frame.flags = rx::VLAN_STRIPPED;
+                    relink_any(frame, meta, front) && frame.flags == 0
+                });
+                assert!(done);
+                assert_eq!((&after[..front.len()], meta.l3()), (front, 14 + 4 * tags));
+                let packet = udp.network();
+                assert_eq!(after[meta.l3() - 2..meta.end()], [&[0x86, 0xdd][..], &packet].concat());
+                let (_, _, read) = with(&after, |_, _| ());
+                assert_eq!((read.l4(), read.end(), read.dport), (meta.l4(), meta.end(), 2));
+            }
+        }
+        assert!(!with(&udp.bytes(), |frame, meta| relink_any(frame, meta, &front[..14])).0);
+        let (done, after, _) = with(&udp.bytes(), |frame, meta| {
+            let full = frame.headroom();
+            assert!(frame.grow_front(full));
+            frame.bytes_mut().copy_within(full.., 0);
+            !relink_any(frame, meta, &front) && meta.l3() == 14
+        });
+        assert!(done && after[..12] == udp.bytes()[..12], "no room, no change");
+    }
+
+    proptest! {
+        #[test]
+        fn any_facts_about_any_bytes_are_survived(
+            bytes in prop::collection::vec(any::<u8>(), 0..80),
+            flags in any::<u16>(),
+            l4_words in any::<u8>(),
+            end in any::<u16>(),
+            tags in 0..3usize,
+        ) {
+            let mut heap = Heap::new(1, 100);
+            let mut frame = heap.frame(&bytes).expect("free");
+            let mut meta = Meta { flags, l4_words, end, ..Meta::UNKNOWN };
+            let known = ttl(&frame, &meta);
+            let sum = if meta.has(flag::IPV4) { 12 } else { 0 };
+            let going = known.is_some_and(|left| left > 1) && frame.len() >= meta.l3() + sum;
+            prop_assert_eq!(hop(&mut frame, &meta), going);
+            relink_any(&mut frame, &mut meta, &[7; 20][..12 + 4 * tags]);
+            heap.give_back(frame);
+        }
+    }
 }
