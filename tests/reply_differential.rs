@@ -226,9 +226,12 @@ fn tshark_finds_the_sums_of_what_is_forwarded_right() {
     for packet in samples() {
         requests.extend(changed(&packet, |_, _| true));
         frames.extend(changed(&packet, |frame, meta| {
+            if meta.ethertype() != 0x0800 && meta.ethertype() != 0x86dd {
+                return true;
+            }
             forward::hop(frame, meta);
             mss::clamp(frame, meta, 1280);
-            forward::relink_any(frame, meta, &[2; 12])
+            forward::relink(frame, meta, [2; 6], [4; 6], &[[0; 4]; 2])
         }));
     }
     for (a, b) in [("10.0.0.1", "192.0.2.1"), ("2001:db8::1", "2001:db8::2")] {

@@ -57,7 +57,8 @@ fn relink_tagged(
 ) -> bool {
     let count = tags.iter().take_while(|tag| **tag != [0; 4]).count();
     let (before, after) = (meta.l3(), 14 + 4 * count);
-    if !(if after >= before { frame.grow_front(after - before) } else { frame.trim_front(before - after) }) {
+    let whole = frame.len() >= before;
+    if !(whole && if after >= before { frame.grow_front(after - before) } else { frame.trim_front(before - after) }) {
         return false;
     }
     let bytes = frame.bytes_mut();
@@ -101,7 +102,7 @@ mod tests {
     use crate::packet::frame::Heap;
     use crate::testkit::packets::{Packet, batch, give_back, samples};
     use crate::wire::checksum;
-    use crate::wire::ipv4::Ipv4;
+    use crate::wire::ipv4::{Ipv4, Ipv4Mut};
 
     /// What `change` makes of a decoded frame: its result, the bytes and the facts.
     fn with<T>(bytes: &[u8], change: impl FnOnce(&mut Frame, &mut Meta) -> T) -> (T, Vec<u8>, Meta) {
@@ -116,75 +117,93 @@ mod tests {
     }
 
     #[test]
-    fn a_hop_takes_one_and_the_last_is_refused() {
+    fn a_hop_takes_one() {
         // The last two are not IP.
         for packet in &samples()[..24] {
-            for left in [0, 1, 2, 64, 255] {
-                let before = packet.clone().ttl(left).bytes();
-                let (going, after, meta) = with(&before, |frame, meta| {
-                    assert_eq!(ttl(frame, meta), Some(left));
-                    hop(frame, meta)
+            for left in [1, 2, 64, 255] {
+                let (hops, after, meta) = with(&packet.clone().ttl(left).bytes(), |frame, meta| {
+                    let hops = hops_left(frame, meta);
+                    hop(frame, meta);
+                    hops
                 });
-                assert_eq!(going, left > 1, "{packet:?}");
-                let expected = if going { packet.clone().ttl(left - 1).bytes() } else { before };
+                assert_eq!(hops, left);
+                let expected = packet.clone().ttl(left - 1).bytes();
                 assert_eq!(after[meta.l3()..], expected[meta.l3()..], "{packet:?}");
             }
         }
-        let arp = Packet::arp(1, "10.0.0.1", "10.0.0.2").bytes();
-        assert!(!with(&arp, |frame, meta| ttl(frame, meta).is_some() || hop(frame, meta)).0);
     }
 
     #[test]
     fn every_checksum_is_the_full_one() {
-        let whole = Packet::udp("10.0.0.1:1", "10.0.0.2:2");
+        let mut heap = Heap::new(1, 34);
+        let mut frame = heap.frame(&Packet::ip("10.0.0.1", "10.0.0.2", 17).bytes()).expect("free");
+        let meta = Meta { flags: flag::IPV4, l4_words: 5, end: 34, ..Meta::UNKNOWN };
         for id in 0..=u16::MAX {
-            let mut header = whole.clone().network()[..20].to_vec();
-            header[4..6].copy_from_slice(&id.to_be_bytes());
-            header[10..12].fill(0);
-            let sum = checksum::checksum(&header);
-            header[10..12].copy_from_slice(&sum.to_be_bytes());
-            let mut frame = [0; 34];
-            frame[14..].copy_from_slice(&header);
-            let mut heap = Heap::new(1, 34);
-            let mut frame = heap.frame(&frame).expect("free");
-            let meta = Meta { flags: flag::IPV4, l4_words: 5, end: 34, ..Meta::UNKNOWN };
-            assert!(hop(&mut frame, &meta));
-            header[8] -= 1;
-            header[10..12].fill(0);
-            let full = checksum::checksum(&header);
-            assert_eq!(Ipv4::parse(&frame.bytes()[14..]).map(Ipv4::checksum), Some(full), "{id:#x}");
-            heap.give_back(frame);
+            // Whatever the checksum was, an identification makes it so.
+            let sealed = |frame: &mut Frame, ttl: u8| {
+                let mut ip = Ipv4Mut::parse(&mut frame.bytes_mut()[14..]).expect("IPv4");
+                ip.set_id(id);
+                ip.set_ttl(ttl);
+                ip.set_checksum(0);
+                let full = checksum::checksum(ip.view().bytes());
+                ip.set_checksum(full);
+                full
+            };
+            let full = sealed(&mut frame, 8);
+            sealed(&mut frame, 9);
+            hop(&mut frame, &meta);
+            let ip = Ipv4::parse(&frame.bytes()[14..]).expect("IPv4");
+            assert_eq!((ip.ttl(), ip.checksum()), (8, full), "{id:#x}");
         }
+        heap.give_back(frame);
+    }
+
+    const TAGS: [[u8; 4]; 2] = [[0x88, 0xa8, 0, 7], [0x81, 0, 0, 8]];
+
+    /// The first tags, and none behind them.
+    fn first(tags: usize) -> [[u8; 4]; 2] {
+        std::array::from_fn(|at| if at < tags { TAGS[at] } else { [0; 4] })
     }
 
     #[test]
     fn the_packet_behind_another_link_header_is_the_same() {
-        let front: Vec<u8> = (1..=12).chain([0x88, 0xa8, 0, 7, 0x81, 0, 0, 8]).collect();
-        let udp = Packet::udp("[2001:db8::1]:1", "[2001:db8::2]:2").payload(b"data").pad(90);
-        for packet in [udp.clone(), udp.clone().vlan(5), udp.clone().tag(0x88a8, 5).vlan(6)] {
+        let six = Packet::udp("[2001:db8::1]:1", "[2001:db8::2]:2").payload(b"data").pad(90);
+        let four = Packet::udp("10.0.0.1:1", "10.0.0.2:2").payload(b"data").pad(90);
+        for plain in [four, six] {
+            for packet in [plain.clone(), plain.clone().vlan(5), plain.clone().tag(0x88a8, 5).vlan(6)] {
+                for tags in 0..3 {
+                    let before = packet.bytes();
+                    let make = |frame: &mut Frame, meta: &mut Meta| relink(frame, meta, [3; 6], [4; 6], &first(tags));
+                    let (done, after, meta) = with(&before, make);
+                    assert!(done);
+                    let front = [&[3; 6][..], &[4; 6], TAGS[..tags].as_flattened()];
+                    assert_eq!((&after[..12 + 4 * tags], meta.l3()), (&front.concat()[..], 14 + 4 * tags));
+                    assert_eq!(after[meta.l3() - 2..][..2], meta.ethertype().to_be_bytes());
+                    assert_eq!(after[meta.l3()..meta.end()], plain.network());
+                    let (_, _, read) = with(&after, |_, _| ());
+                    assert_eq!((read.l4(), read.end(), read.dport), (meta.l4(), meta.end(), 2));
+                }
+            }
             for tags in 0..3 {
-                let front = &front[..12 + 4 * tags];
-                let before = packet.bytes();
-                let (done, after, meta) = with(&before, |frame, meta| {
-                    frame.flags = rx::VLAN_STRIPPED;
-                    relink_any(frame, meta, front) && frame.flags == 0
-                });
-                assert!(done);
-                assert_eq!((&after[..front.len()], meta.l3()), (front, 14 + 4 * tags));
-                let packet = udp.network();
-                assert_eq!(after[meta.l3() - 2..meta.end()], [&[0x86, 0xdd][..], &packet].concat());
+                let (done, after, meta) = with(&plain.bytes(), |frame, meta| retag(frame, meta, &first(tags)));
+                let expected = [&plain.bytes()[..12], TAGS[..tags].as_flattened(), &plain.bytes()[12..]].concat();
+                assert!(done && after == expected);
                 let (_, _, read) = with(&after, |_, _| ());
-                assert_eq!((read.l4(), read.end(), read.dport), (meta.l4(), meta.end(), 2));
+                assert_eq!((read.l4(), read.end()), (meta.l4(), meta.end()));
             }
         }
-        assert!(!with(&udp.bytes(), |frame, meta| relink_any(frame, meta, &front[..14])).0);
-        let (done, after, _) = with(&udp.bytes(), |frame, meta| {
-            let full = frame.headroom();
-            assert!(frame.grow_front(full));
-            frame.bytes_mut().copy_within(full.., 0);
-            !relink_any(frame, meta, &front) && meta.l3() == 14
+    }
+
+    #[test]
+    fn without_room_nothing_is_done() {
+        let udp = Packet::udp("10.0.0.1:1", "10.0.0.2:2").bytes();
+        let ((), after, meta) = with(&udp, |frame, meta| {
+            let all = frame.headroom();
+            assert!(frame.grow_front(all));
+            frame.bytes_mut().copy_within(all.., 0);
+            assert!(!relink(frame, meta, [3; 6], [4; 6], &TAGS) && !retag(frame, meta, &TAGS));
         });
-        assert!(done && after[..12] == udp.bytes()[..12], "no room, no change");
+        assert_eq!((&after[..udp.len()], meta.l3(), meta.end()), (&udp[..], 14, udp.len()));
     }
 
     proptest! {
@@ -192,18 +211,18 @@ mod tests {
         fn any_facts_about_any_bytes_are_survived(
             bytes in prop::collection::vec(any::<u8>(), 0..80),
             flags in any::<u16>(),
-            l4_words in any::<u8>(),
-            end in any::<u16>(),
             tags in 0..3usize,
         ) {
             let mut heap = Heap::new(1, 100);
             let mut frame = heap.frame(&bytes).expect("free");
-            let mut meta = Meta { flags, l4_words, end, ..Meta::UNKNOWN };
-            let known = ttl(&frame, &meta);
-            let sum = if meta.has(flag::IPV4) { 12 } else { 0 };
-            let going = known.is_some_and(|left| left > 1) && frame.len() >= meta.l3() + sum;
-            prop_assert_eq!(hop(&mut frame, &meta), going);
-            relink_any(&mut frame, &mut meta, &[7; 20][..12 + 4 * tags]);
+            // Decode counts two tags at most.
+            let mut meta = Meta { flags: flags & !(flag::TAGS & flags << 1), end: 60, ..Meta::UNKNOWN };
+            hops_left(&frame, &meta);
+            hop(&mut frame, &meta);
+            let (len, l3) = (frame.len(), meta.l3());
+            if relink(&mut frame, &mut meta, [3; 6], [4; 6], &first(tags)) {
+                prop_assert_eq!((frame.len(), meta.l3()), (len + 14 + 4 * tags - l3, 14 + 4 * tags));
+            }
             heap.give_back(frame);
         }
     }
