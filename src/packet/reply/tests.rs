@@ -213,6 +213,105 @@ fn other_errors_come_from_whom_they_are_said_to() {
     assert_eq!(about(Error { kind: icmpv6::TIME_EXCEEDED, code: 0, rest: [0; 4] }, router), None);
 }
 
+/// Our own addresses.
+const R4: [u8; 4] = [198, 51, 100, 1];
+const R6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+
+fn told(bytes: &[u8], what: Answer) -> Option<(Vec<u8>, Meta)> {
+    answer_with(bytes, |_| {}, |frame, meta| super::answer(frame, meta, what, Some(R4), Some(R6)))
+}
+
+#[test]
+fn every_answer_has_its_type_and_code() {
+    let cases = [
+        (Answer::TimeExceeded, Some([11, 0]), [3, 0], [0; 4]),
+        (Answer::NoRoute, Some([3, 0]), [1, 0], [0; 4]),
+        (Answer::HostUnreachable, Some([3, 1]), [1, 3], [0; 4]),
+        (Answer::RejectRoute, Some([3, 1]), [1, 6], [0; 4]),
+        (Answer::Prohibited, Some([3, 13]), [1, 1], [0; 4]),
+        (Answer::SourcePolicy, Some([3, 13]), [1, 5], [0; 4]),
+        (Answer::BeyondScope, None, [1, 2], [0; 4]),
+        (Answer::SourceRouteFailed, Some([3, 5]), [1, 1], [0; 4]),
+        (Answer::TooBig { mtu: 1400 }, Some([3, 4]), [2, 0], [0, 0, 5, 0x78]),
+        (Answer::ParameterProblem { code: 1, pointer: 20 }, Some([12, 0]), [4, 1], [20, 0, 0, 20]),
+    ];
+    let requests =
+        |a: &str, b: &str| [Packet::udp(a, b).payload(&[5; 1500]).vlan(3), Packet::tcp(a, b).fragment(0, true)];
+    for (what, v4, v6, rest) in cases {
+        for (a, b, kind) in [(A, B, v4), (C, D, Some(v6))] {
+            for packet in requests(a, b) {
+                let answered = told(&packet.clone().payload(&[1; 1500]).bytes(), what);
+                assert_eq!(answered.is_some(), kind.is_some(), "{what:?}");
+                let (Some((reply, facts)), Some(kind)) = (answered, kind) else { continue };
+                check(&reply, &facts);
+                assert_eq!(facts.detail, kind, "{what:?}");
+                let four = facts.has(flag::IPV4);
+                let ours = if four { &R4[..] } else { &R6 };
+                assert_eq!((&facts.src[..ours.len()], facts.end() - facts.l3()), (ours, if four { 576 } else { 1280 }));
+                // The pointer is one byte long in ICMP.
+                let rest = match (what, four) {
+                    (Answer::ParameterProblem { .. }, true) => [rest[0], 0, 0, 0],
+                    (Answer::ParameterProblem { .. }, false) => [0, 0, 0, rest[3]],
+                    _ => rest,
+                };
+                assert_eq!(reply[facts.l4() + 4..][..4], rest, "{what:?}");
+            }
+        }
+    }
+    let (reply, facts) = told(&Packet::udp(C, D).bytes(), Answer::TooBig { mtu: 500 }).expect("answered");
+    assert_eq!(reply[facts.l4() + 4..][..4], [0, 0, 5, 0], "1280 at least");
+    let far = Answer::ParameterProblem { code: 0, pointer: 256 };
+    assert!(told(&Packet::udp(A, B).bytes(), far).is_none() && told(&Packet::udp(C, D).bytes(), far).is_some());
+    assert!(told(&Packet::udp(A, B).bytes(), Answer::Nothing).is_none());
+    assert_eq!(told(&Packet::tcp(A, B).bytes(), Answer::Reject), answer(&Packet::tcp(A, B).bytes()));
+}
+
+#[test]
+fn without_an_address_there_is_no_answer() {
+    let about = |packet: &Packet, four: Option<[u8; 4]>, six: Option<[u8; 16]>| {
+        let make = |frame: &mut Frame, meta: &mut Meta| super::answer(frame, meta, Answer::NoRoute, four, six);
+        answer_with(&packet.bytes(), |_| {}, make).is_some()
+    };
+    let (four, six) = (Packet::udp(A, B), Packet::udp(C, D));
+    assert!(about(&four, Some(R4), None) && !about(&four, None, Some(R6)) && !about(&four, Some([0; 4]), None));
+    assert!(about(&six, None, Some(R6)) && !about(&six, Some(R4), None) && !about(&six, None, Some([0; 16])));
+}
+
+#[test]
+fn groups_are_answered_about_by_the_exceptions_only() {
+    let six = Packet::udp(C, "[ff0e::5]:6").macs([2; 6], [0x33, 0x33, 0, 0, 0, 5]).bytes();
+    let four = Packet::udp(A, "239.1.2.3:6").bytes();
+    let option = |code| Answer::ParameterProblem { code, pointer: 40 };
+    for (what, answered) in [
+        (Answer::TooBig { mtu: 1400 }, true),
+        (option(2), true),
+        (option(0), false),
+        (Answer::TimeExceeded, false),
+        (Answer::NoRoute, false),
+    ] {
+        assert_eq!(told(&six, what).is_some(), answered, "{what:?}");
+        assert_eq!(told(&four, what), None);
+    }
+}
+
+#[test]
+fn how_deep_a_packet_was_decoded_makes_no_difference() {
+    for packet in samples() {
+        let shallow = |bytes: &[u8]| {
+            let mut heap = Heap::new(1, 9700);
+            let mut batch = batch(&mut heap, [bytes]);
+            decode(&mut batch, Depth::L3);
+            let (frame, meta) = (&mut batch.frames[0], &mut batch.metas[0]);
+            let made = super::answer(frame, meta, Answer::TimeExceeded, Some(R4), Some(R6));
+            let made = made.then(|| frame.bytes().to_vec());
+            give_back(&mut heap, &mut batch);
+            made
+        };
+        let deep = told(&packet.bytes(), Answer::TimeExceeded).map(|(bytes, _)| bytes);
+        assert_eq!(shallow(&packet.bytes()), deep, "{packet:?}");
+    }
+}
+
 #[test]
 fn a_tag_the_port_took_stays_out() {
     let prepare = |frame: &mut Frame| {
