@@ -73,7 +73,7 @@ pub struct Record<'a> {
 
 /// The names behind the numbers of a compiled pipeline.
 pub struct Namer {
-    ports: Vec<String>,
+    ports: Vec<Option<String>>,
     layout: Arc<Layout>,
     rules: Arc<Rules>,
     widths: Widths,
@@ -99,12 +99,13 @@ impl Namer {
             decision: widest(&mut layout.reason_labels().iter().map(|l| l.scope.len() + 1 + l.name.len()), 8),
             rule: widest(&mut rules.all().iter().map(|rule| rule_and_place(rule).chars().count()), 4),
         };
-        Namer { ports: names.ports.iter().map(|port| port.name.clone()).collect(), layout, rules, widths }
+        let every = 0..names.every_port().last().map_or(0, |last| last + 1);
+        Namer { ports: every.map(|port| names.port_name(port).map(str::to_owned)).collect(), layout, rules, widths }
     }
 
     /// A port's name; none of `NO_PORT`.
     pub fn port(&self, index: u8) -> Option<&str> {
-        self.ports.get(usize::from(index)).map(String::as_str)
+        self.ports.get(usize::from(index))?.as_deref()
     }
 
     /// The record of a packet. `facts` are those of its end, `packet` is its [`summary`].
@@ -368,8 +369,12 @@ mod tests {
         assert_eq!(cx.rule("web", &place, "allow"), Some(0));
         let reason = layout.reason("engine.too-big").expect("known");
         let widths = Widths { port: 4, decision: 14, rule: 16 };
-        let namer =
-            Namer { ports: vec!["lan".into(), "wan".into()], layout: layout.into(), rules: rules.into(), widths };
+        let namer = Namer {
+            ports: ["lan", "wan"].map(|port| Some(port.into())).into(),
+            layout: layout.into(),
+            rules: rules.into(),
+            widths,
+        };
         let facts = Meta { port: 0, out: 1, rule: 0, ..Meta::UNKNOWN };
         let sent = namer.record(7, 1_000_000_002, 60, &facts, Outcome::Sent, "tcp".into());
         assert_eq!(

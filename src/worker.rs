@@ -843,7 +843,7 @@ mod tests {
         let config = Config::parse(&Source::new("worker.toml", &text)).unwrap_or_else(|list| panic!("{list:#?}"));
         let blueprint = compile(&config, 1, &[]).unwrap_or_else(|list| panic!("{list:#?}"));
         let (links, layout) = (Arc::new(AtomicU64::new(links)), blueprint.layout.clone());
-        let strip = config.ports.iter().enumerate().map(|(i, port)| u64::from(port.vlan_strip) << i).sum();
+        let strip = config.strips();
         let setup = Setup {
             blueprint,
             index: 0,

@@ -132,6 +132,11 @@ impl Names {
         self.ports.iter().position(|port| port.name == name).map(|at| at as u8)
     }
 
+    /// Index of the port called `name`, or what stands for the box itself if that is meant and an end of traffic.
+    pub fn port_or_self(&self, name: &str) -> Option<u8> {
+        self.port(name).or((name == SELF && self.routes).then_some(SELF_PORT))
+    }
+
     /// How many ports have a device: the first ones.
     pub fn devices(&self) -> usize {
         self.ports.iter().take_while(|port| port.carrier.is_none()).count()
@@ -141,15 +146,20 @@ impl Names {
     pub fn port_name(&self, port: u8) -> Option<&str> {
         match self.ports.get(usize::from(port)) {
             Some(port) => Some(&port.name),
-            None => (port == SELF_PORT).then_some(SELF),
+            None => (port == SELF_PORT && self.routes).then_some(SELF),
         }
+    }
+
+    /// Every port there is, the box itself included if it is an end of traffic.
+    pub fn every_port(&self) -> impl Iterator<Item = u8> {
+        (0..self.ports.len() as u8).chain(self.routes.then_some(SELF_PORT))
     }
 
     /// The name of a port's zone, if it has one.
     pub fn zone_of(&self, port: u8) -> Option<&str> {
         match self.ports.get(usize::from(port)) {
             Some(port) => port.zone.map(|zone| self.zones[zone].as_str()),
-            None => (port == SELF_PORT).then_some(SELF),
+            None => (port == SELF_PORT && self.routes).then_some(SELF),
         }
     }
 

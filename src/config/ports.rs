@@ -174,3 +174,111 @@ pub fn check_routed(names: &Names, mistakes: &mut Mistakes) {
         mistakes.with_help(&port.place, "port", message, "add \"route\" to pipeline.stages, or remove it");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+    use crate::config::names::{Carrier, Tags};
+    use crate::config::source::{Mistake, Source};
+
+    /// The mistakes of a file with these ports, but for there being nothing that routes.
+    fn read(ports: &str) -> (Config, Vec<String>) {
+        let text = format!("{ports}\n[pipeline]\nstages = ['guard']\n");
+        let (config, mistakes) = Config::read(&Source::new("t.toml", &text));
+        let shown = mistakes.iter().map(Mistake::to_string).filter(|text| !text.contains("only routing knows VLANs"));
+        (config, shown.collect())
+    }
+
+    const LAN: &str =
+        "port = [{ name = 'lan', device = 'net_null0', mtu = 1600 }, { name = 'wan', device = 'net_null1' }";
+
+    #[test]
+    fn devices_come_first_and_vlans_name_their_parents() {
+        let guest = "{ name = 'guest', parent = 'lan', vlan = 100, zone = 'guests' }";
+        let inner = "{ name = 'inner', parent = 'wan', vlan = [7, 8], tpid = '802.1ad', mtu = 1400 }";
+        let lan = LAN.strip_prefix("port = [").expect("a list");
+        let (config, mistakes) = read(&format!("port = [{guest}, {lan}, {inner}]"));
+        assert!(mistakes.is_empty(), "{mistakes:#?}");
+        let names: Vec<&str> = config.names.ports.iter().map(|port| port.name.as_str()).collect();
+        assert_eq!(names, ["lan", "wan", "guest", "inner"]);
+        assert!(config.ports.iter().map(|port| &port.name.value).eq(&names));
+        assert_eq!((config.names.devices(), config.devices().len()), (2, 2));
+        assert_eq!(config.mtus(), [1600, 1500, 1600, 1400]);
+        let carriers: Vec<_> = config.names.ports.iter().map(|port| port.carrier).collect();
+        let one = Carrier { parent: 0, tags: Tags { tpid: 0x8100, outer: 100, inner: None } };
+        let two = Carrier { parent: 1, tags: Tags { tpid: 0x88a8, outer: 7, inner: Some(8) } };
+        assert_eq!(carriers, [None, None, Some(one), Some(two)]);
+        assert_eq!(two.tags.wire(), [[0x88, 0xa8, 0, 7], [0x81, 0, 0, 8]]);
+        assert_eq!((one.tags.to_string(), two.tags.to_string()), ("100".into(), "7.8".into()));
+        assert_eq!(config.names.zone_of(2), Some("guests"));
+    }
+
+    #[test]
+    fn mistakes_are_placed() {
+        let only = |rest: &str, contains: &str| {
+            let (_, mistakes) = read(&format!("{LAN},\n{rest}]"));
+            assert_eq!(mistakes.len(), 1, "{rest}: {mistakes:#?}");
+            assert!(mistakes[0].contains(contains), "{}", mistakes[0]);
+        };
+        only("{ name = 'a' }", "t.toml:2:1: port[2]: is missing: expected a device, or the parent");
+        only("{ name = 'a', devcie = 'net_null3' }", "did you mean \"device\"?");
+        only("{ name = 'a', device = 'net_null3', vlan = 5 }", "t.toml:2:44: port[2].vlan: is for VLANs");
+        only(
+            "{ name = 'a', parent = 'lna', vlan = 5 }",
+            "t.toml:2:24: port[2].parent: there is no port \"lna\"; did you",
+        );
+        only("{ name = 'a', parent = 'lan' }", "port[2].vlan: is missing: expected the VLAN's id");
+        only("{ name = 'a', parent = 'lan', vlan = 4095 }", "expected an integer from 1 to 4094, found 4095");
+        only("{ name = 'a', parent = 'lan', vlan = [1, 2, 3] }", "expected one VLAN id or two, found 3");
+        only("{ name = 'a', parent = 'lan', vlan = [] }", "expected one VLAN id or two, found 0");
+        only(
+            "{ name = 'a', parent = 'lan', vlan = 5, device = 'net_null3' }",
+            "port[2].device: is for ports without a parent",
+        );
+        only(
+            "{ name = 'a', parent = 'lan', vlan = 5, rx_queues = 2 }",
+            "t.toml:2:53: port[2].rx_queues: is the parent's",
+        );
+        only("{ name = 'a', parent = 'lan', vlan = 5, mtu = 1601 }", "port[2].mtu: is above the 1600 of \"lan\"");
+        only("{ name = 'a', parent = 'lan', vlan = 5, tpid = '802.1w' }", "expected \"802.1q\" or \"802.1ad\"");
+        only("{ name = 'lan', parent = 'wan', vlan = 5 }", "a port named \"lan\" exists already");
+        only("{ name = 'self', device = 'net_null3' }", "\"self\" cannot be the name of a port");
+        let five = "{ name = 'a', parent = 'lan', vlan = 5 },\n";
+        only(
+            &format!("{five}{{ name = 'b', parent = 'lan', vlan = 5 }}"),
+            "VLAN 5 of \"lan\" is taken already, at t.toml:2:10",
+        );
+        only(
+            &format!("{five}{{ name = 'b', parent = 'a', vlan = 6 }}"),
+            "\"a\" is itself a VLAN; name the port with the",
+        );
+        for apart in ["vlan = 5, tpid = '802.1ad'", "vlan = [5, 5]"] {
+            let (_, mistakes) = read(&format!("{LAN}, {five} {{ name = 'b', parent = 'lan', {apart} }}]"));
+            assert!(mistakes.is_empty(), "{mistakes:#?}");
+        }
+    }
+
+    #[test]
+    fn there_is_an_end_to_them() {
+        let vlans = |count: usize| -> String {
+            let vlan = |n| format!(", {{ name = 'v{n}', parent = 'lan', vlan = {n} }}");
+            format!("{LAN}{}]", (1..=count).map(vlan).collect::<String>())
+        };
+        assert!(read(&vlans(238)).1.is_empty());
+        let (config, mistakes) = read(&vlans(239));
+        assert!(mistakes.len() == 1 && mistakes[0].contains("more than 238 VLANs"), "{mistakes:#?}");
+        assert_eq!(config.names.ports.len(), 240);
+        let device = |n| format!("{{ name = 'p{n}', device = 'net_null{n}' }},");
+        let (_, mistakes) = read(&format!("port = [{}]", (0..65).map(device).collect::<String>()));
+        assert!(mistakes.len() == 1 && mistakes[0].contains("more than 64 devices"), "{mistakes:#?}");
+    }
+
+    #[test]
+    fn vlans_need_routing() {
+        let (_, mistakes) = Config::read(&Source::new(
+            "t.toml",
+            &format!("{LAN}, {{ name = 'a', parent = 'lan', vlan = 5 }}]\n[pipeline]\nstages = ['guard']"),
+        ));
+        assert!(mistakes.len() == 1 && mistakes[0].to_string().contains("add \"route\""), "{mistakes:#?}");
+    }
+}

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use super::Running;
-use crate::config::names::{Detail, Names, Service};
+use crate::config::names::{Detail, Names, SELF, Service};
 use crate::config::notation::protocol_name;
 use crate::config::source::{At, Mistakes, Place, near_miss};
 use crate::flow::entry::{Body, Entry, EntryV4, EntryV6, Key, mark};
@@ -21,6 +21,7 @@ use crate::flow::filter::{self, Addresses, Counts, Filter, Ranges, Wanted};
 use crate::flow::table::Occupancy;
 use crate::flow::timeout::{TICK, ticks};
 use crate::flow::{ORIGINAL, REPLY};
+use crate::packet::SELF_PORT;
 use crate::packet::meta::flag;
 use crate::stage::pipeline::Blueprint;
 use crate::stage::restore::saved_names;
@@ -134,23 +135,24 @@ fn unknown<'a>(key: &str, what: &str, name: &str, known: impl Iterator<Item = &'
     }
 }
 
-/// Bit per port of zones or ports by name.
-fn ports(list: &[String], key: &str, names: &Names) -> Result<Option<u64>, String> {
-    let mut set = 0;
+/// The ports of zones or ports by name.
+fn ports(list: &[String], key: &str, names: &Names) -> Result<Option<Ranges<u8>>, String> {
+    let mut all = Vec::new();
     for name in list {
         let zone = names.zone(name);
         let within = |(_, port): &(usize, &crate::config::names::PortName)| match zone {
             Some(zone) => port.zone == Some(zone),
             None => port.name == *name,
         };
-        let found: u64 = names.ports.iter().enumerate().filter(within).map(|(at, _)| 1 << at).sum();
-        if found == 0 {
+        let found = all.len();
+        all.extend(names.ports.iter().enumerate().filter(within).map(|(at, _)| at as u8..=at as u8));
+        all.extend((name == SELF && names.routes).then_some(SELF_PORT..=SELF_PORT));
+        if found == all.len() {
             let known = names.zones.iter().chain(names.ports.iter().map(|port| &port.name));
             return Err(unknown(key, "zone or port", name, known.map(String::as_str)));
         }
-        set |= found;
     }
-    Ok((!list.is_empty()).then_some(set))
+    Ok((!list.is_empty()).then(|| Ranges::new(all)))
 }
 
 /// Lets the config's own reader resolve a list.
@@ -427,8 +429,8 @@ impl Running {
         let facts = key.facts();
         let with_ports = facts.has(flag::PORTS) && !facts.has(flag::ECHO);
         let (sport, dport) = key.ports();
-        let port = |port: u8| self.names.ports.get(usize::from(port)).map(|port| port.name.as_str());
-        let zone = |port: u8| self.names.ports.get(usize::from(port))?.zone.map(|zone| self.names.zones[zone].as_str());
+        let port = |port: u8| self.names.port_name(port);
+        let zone = |port: u8| self.names.zone_of(port);
         let ways = |of: &dyn Fn(usize) -> u64| json!([of(ORIGINAL), of(REPLY)]);
         let seconds = |ticks: i32| (f64::from(ticks) * f64::from(1 << TICK) / 1e8).round() / 10.0;
         let (from, to) = (body.ingress[ORIGINAL], body.out[ORIGINAL]);

@@ -340,7 +340,7 @@ impl Explainer {
                 "decision": decision,
                 "reason": reason.map(|label| &label.name),
                 "meaning": reason.map(|label| &label.doc),
-                "out": self.names.ports.get(usize::from(out)).map(|port| &port.name),
+                "out": self.names.port_name(out),
                 "rule": rule.map(|rule| &rule.name),
                 "action": rule.map(|rule| &rule.action),
                 "file": rule.map(|rule| &*rule.place.file),
@@ -365,7 +365,7 @@ impl Explainer {
             "not_asked": missed.collect::<Vec<_>>(),
             "verdict": verdict,
             "answer": explanation.answer.as_ref().map(|(packet, out)| {
-                json!({ "packet": packet, "out": self.names.ports.get(usize::from(*out)).map(|port| &port.name) })
+                json!({ "packet": packet, "out": self.names.port_name(*out) })
             }),
         })
     }

@@ -5,7 +5,7 @@
 //! In this order, all numbers little-endian, everything packed:
 //!
 //! - [`Head`], 64 bytes, then `Head::names` bytes of JSON: `{"config": "gate.toml", "rules": ["acl/web"], "ports": ["lan"]}`.
-//!   `Body::rule` is an index into these rules (or `NO_RULE`), `ingress` and `out` are indices into these ports (or `NO_PORT`).
+//!   `Body::rule` is an index into these rules (or `NO_RULE`), `ingress` and `out` are indices into these ports (or `SELF_PORT` or `NO_PORT`).
 //! - Chunks: bytes of an address (4 or 16) and a count, 32 bits each; so many entries, as they are in memory.
 //! - A chunk of 0 addresses and 0 entries; IPv4 and IPv6 entries, 64 bits each; the CRC-32 of everything before it.
 //!
@@ -17,7 +17,7 @@ use std::io::{self, Read, Write};
 use bytemuck::{Pod, Zeroable};
 use serde::{Deserialize, Serialize};
 
-use crate::packet::{NO_PORT, NO_RULE};
+use crate::packet::{NO_RULE, SELF_PORT};
 
 use super::entry::{Entry, EntryV4, EntryV6, Key, mark};
 use super::table::LAYOUT;
@@ -289,7 +289,7 @@ fn read(input: &mut impl Read, sum: &mut crc32fast::Hasher, bytes: &mut [u8]) ->
 fn check<E: Entry>(entries: &[E], names: &Names) -> Result<(), Unfit> {
     for entry in entries {
         let body = entry.body();
-        let named = |port: u8| usize::from(port) < names.ports.len() || port == NO_PORT;
+        let named = |port: u8| usize::from(port) < names.ports.len() || port >= SELF_PORT;
         let states = body.states.0;
         let good = body.has(mark::USED)
             && body.ingress.into_iter().chain(body.out).all(named)

@@ -119,10 +119,10 @@ impl Wanted {
 /// Flows as somebody asked for them: all that is given must hold. Everything is about a flow's first packet.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Bit per port: where it came in.
-    pub from: Option<u64>,
-    /// Bit per port: where it left.
-    pub to: Option<u64>,
+    /// The ports where it came in.
+    pub from: Option<Ranges<u8>>,
+    /// The ports where it left.
+    pub to: Option<Ranges<u8>>,
     /// Its source.
     pub source: Option<Addresses>,
     /// Its destination.
@@ -145,7 +145,7 @@ impl Filter {
     /// True if every flow matches.
     pub fn is_open(&self) -> bool {
         let Filter { from, to, source, destination, from_port, to_port, service, protocol, state, rule } = self;
-        from.or(*to).is_none()
+        from.as_ref().or(to.as_ref()).is_none()
             && source.as_ref().or(destination.as_ref()).is_none()
             && from_port.as_ref().or(to_port.as_ref()).or(rule.as_ref()).is_none()
             && service.is_none()
@@ -157,13 +157,12 @@ impl Filter {
     pub fn matches<E: Entry>(&self, entry: &E) -> bool {
         let (key, body) = (entry.key(), entry.body());
         let proto = key.protocol();
-        let port = |set: u64, port: u8| set.checked_shr(port.into()).unwrap_or(0) & 1 != 0;
         let (source, destination) = key.addresses();
         let (sport, dport) = key.ports();
         let number = |wanted: &Ranges<u16>, port| has_ports(proto) && wanted.contains(port);
         self.protocol.is_none_or(|wanted| wanted == proto)
-            && self.from.is_none_or(|set| port(set, body.ingress[ORIGINAL]))
-            && self.to.is_none_or(|set| port(set, body.out[ORIGINAL]))
+            && self.from.as_ref().is_none_or(|ports| ports.contains(body.ingress[ORIGINAL]))
+            && self.to.as_ref().is_none_or(|ports| ports.contains(body.out[ORIGINAL]))
             && self.state.is_none_or(|wanted| wanted.is(proto, body))
             && self.rule.as_ref().is_none_or(|slots| body.rule != NO_RULE && slots.contains(body.rule))
             && self.from_port.as_ref().is_none_or(|wanted| number(wanted, sport))

@@ -15,7 +15,7 @@ use crate::config::names::{Names, WITH_PORTS};
 use crate::config::notation::{Endpoint, Notation, Offset, Tag};
 use crate::config::source::{At, Mistake, Mistakes, Place};
 use crate::explain::{End, Explainer, frame};
-use crate::packet::NO_PORT;
+use crate::packet::{NO_PORT, SELF_PORT};
 use crate::stage::acl::range::{Decided, Range, Span, Walk, Wanted, dimension};
 use crate::stage::acl::{self, Acl};
 use crate::stage::classes::Prefix;
@@ -48,7 +48,7 @@ crate::section! {
         pub expect: Expect,
         /// The rule that must decide.
         pub rule: Option<At<String>>,
-        /// The port by which they must leave.
+        /// The port by which they must leave; "self" if they must be for the box itself.
         pub out: Option<At<String>>,
         /// Rules whose packets the test is not about, in a range: "nothing else".
         pub except: Vec<At<String>> = Vec::new(),
@@ -74,7 +74,7 @@ pub fn check(tests: &[Test], names: &Names, mistakes: &mut Mistakes) {
                 names.resolve_addresses(&[text], &key, mistakes);
             }
         }
-        if let Some(out) = test.out.as_ref().filter(|out| names.port(out).is_none()) {
+        if let Some(out) = test.out.as_ref().filter(|out| names.port_or_self(out).is_none()) {
             let known = names.ports.iter().map(|port| port.name.as_str());
             mistakes.unknown(&out.place, &format!("test[{number}].out"), "port", out, known);
         }
@@ -223,7 +223,10 @@ impl Bench<'_> {
         let names = &self.config.names;
         let from = At { value: packet.from.clone(), place: test.name.place.clone() };
         let ports = Ports::resolve(&[from], names, "", &mut Mistakes::default()).unwrap_or_default();
-        for port in (0..names.ports.len() as u8).filter(|port| ports.contains(*port)) {
+        for port in names.every_port().filter(|port| ports.contains(*port)) {
+            if port == SELF_PORT {
+                return Err(Fault::Undecided("cannot be told of what the box itself sends".into()));
+            }
             let from = names.ports[usize::from(port)].name.clone();
             match frame(packet) {
                 Some(bytes) => {
@@ -255,7 +258,7 @@ impl Bench<'_> {
     fn is_met(&self, test: &Test, fate: &Fate<'_>) -> bool {
         let verdict = fate.verdict == test.expect || (test.expect, fate.verdict) == (Expect::Deny, Expect::Reject);
         let rule = test.rule.as_ref().is_none_or(|name| fate.rule.is_some_and(|rule| rule.name == name.value));
-        let leaves = |out: &At<String>| self.config.names.port(out) == Some(fate.out);
+        let leaves = |out: &At<String>| self.config.names.port_or_self(out) == Some(fate.out);
         verdict && rule && test.out.as_ref().is_none_or(leaves)
     }
 
@@ -266,8 +269,8 @@ impl Bench<'_> {
             None if fate.reason.is_empty() => got += " by default",
             None => got += &format!(" ({})", fate.reason),
         }
-        if let Some(port) = self.config.names.ports.get(usize::from(fate.out)) {
-            got += &format!(", leaving by {}", port.name);
+        if let Some(port) = self.config.names.port_name(fate.out) {
+            got += &format!(", leaving by {port}");
         }
         got += &format!(", for {packet}");
         Fault::Packet(packet, got, fate.rule.cloned().map(Box::new))

@@ -80,6 +80,12 @@ fn connect(wire: &Wire, number: usize, end: &mut [Action; 256], cx: &mut PlanCx<
             cx.mistakes.unknown(&name.place, &key, "port", name, cx.names.ports.iter().map(|port| port.name.as_str()));
             return None;
         };
+        if cx.names.ports[usize::from(index)].carrier.is_some() {
+            let help = "name its parent: a wire carries all VLANs, and rules of `acl` tell them apart";
+            let message = format!("{:?} is a VLAN of a port, and a wire joins ports with a device", name.value);
+            cx.mistakes.with_help(&name.place, &key, message, help);
+            return None;
+        }
         *port = index;
     }
     for (port, name) in ports.iter().zip([a, b]) {

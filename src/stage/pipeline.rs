@@ -12,7 +12,6 @@ use crate::config::names::PortName;
 use crate::config::source::{Mistake, Mistakes};
 use crate::config::{Config, StageConfig};
 use crate::flow::Tracking;
-use crate::flow::entry::Scope;
 use crate::flow::limits::Limits;
 use crate::flow::region::Placement;
 use crate::log::Log;
@@ -173,7 +172,7 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
     };
     let limits = limits.filter(Limits::any).map(Arc::new);
     let conntrack = settings.map(|settings| {
-        let around = Around { limits, ..around(&settings, &stages, &rules, names.ports.len()) };
+        let around = Around { limits, ..around(&settings, &stages, &rules) };
         (settings, around)
     });
     let logs = stages.iter().any(|stage| stage.plan.concludes());
@@ -222,7 +221,7 @@ pub fn follows(config: &Config) -> bool {
 }
 
 /// What the other stages add to connection tracking.
-fn around(settings: &Settings, stages: &[Compiled], rules: &Rules, ports: usize) -> Around {
+fn around(settings: &Settings, stages: &[Compiled], rules: &Rules) -> Around {
     let scope = |port: usize| {
         let of = |stage: &Compiled| match &stage.plan {
             Plan::Flow(plan) => plan.scope(port as u8),
@@ -232,7 +231,7 @@ fn around(settings: &Settings, stages: &[Compiled], rules: &Rules, ports: usize)
     };
     let mut mid_stream = rules.all().iter().filter_map(|rule| rule.tracking).chain([settings.tracking]);
     Around {
-        scopes: Box::new(std::array::from_fn(|port| if port < ports { scope(port) } else { Scope::default() })),
+        scopes: Box::new(std::array::from_fn(scope)),
         rules: rules.all().iter().map(|rule| rule.counters).collect(),
         mid_stream: mid_stream.any(|tracking| matches!(tracking, Tracking::Loose | Tracking::Sloppy)),
         generation: 1,
@@ -351,17 +350,19 @@ impl Blueprint {
 
     /// Looks over the rules of the config it was compiled from: what in them is probably not meant.
     pub fn lint(&self, config: &Config) -> Vec<Finding> {
-        let ports = config.names.ports.len();
-        let mut anywhere = Ports::all(ports);
+        let names = &config.names;
+        let mut anywhere = Ports::every(names);
         anywhere.insert(NO_PORT);
-        let exits_of = |port: usize| {
+        let exits_of = |port: u8| {
             let exits = self.stages.iter().rev().find_map(|stage| match &stage.plan {
-                Plan::Flow(plan) => plan.exits(port as u8),
+                Plan::Flow(plan) => plan.exits(port),
                 Plan::Packet(_) | Plan::Conntrack(_) => None,
             });
             exits.unwrap_or(anywhere)
         };
-        let exits: Vec<Ports> = (0..ports).map(exits_of).collect();
+        let ports = names.every_port().last().map_or(0, |last| usize::from(last) + 1);
+        let mut exits = vec![Ports::default(); ports];
+        names.every_port().for_each(|port| exits[usize::from(port)] = exits_of(port));
         let stages = config.pipeline.iter().filter_map(|stage| Some((stage, stage.config.as_ref()?)));
         let lint = |(stage, config_of): (&StageConfig, &AnyConfig)| {
             (stage.kind.lint)(config_of, &LintCx { instance: &stage.instance, names: &config.names, exits: &exits })

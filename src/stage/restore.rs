@@ -11,14 +11,14 @@ use std::fmt;
 use std::fs::File;
 use std::path::Path;
 
-use crate::config::names::Names;
+use crate::config::names::{Names, SELF};
 use crate::flow::ORIGINAL;
 use crate::flow::entry::{self, Body, Entry, Key as FlowKey, Scope, mark};
 use crate::flow::file::{self, Chunk, Reader, Unfit};
 use crate::flow::table::Table;
 use crate::flow::timeout::{TICK, has_passed, ticks};
 use crate::packet::steer::{self, Key, owner};
-use crate::packet::{BATCH, Meta, NO_PORT, NO_RULE, bits};
+use crate::packet::{BATCH, Meta, NO_PORT, NO_RULE, SELF_PORT, bits};
 
 use super::conntrack::{Around, Settings, Tables};
 use super::pipeline::Blueprint;
@@ -89,12 +89,14 @@ impl<'a> Saved<'a> {
         let gone = |name: &String| !ours.contains(name);
         let mut missing_rules: Vec<bool> = theirs.rules.iter().map(gone).collect();
         missing_rules.resize(usize::from(NO_RULE) + 1, false);
-        let ports: Vec<Option<u8>> = theirs.ports.iter().map(|port| names.port(port)).collect();
+        let mut ports: Vec<Option<u8>> = theirs.ports.iter().map(|port| names.port(port)).collect();
+        ports.resize(usize::from(NO_PORT), None);
+        ports[usize::from(SELF_PORT)] = names.routes.then_some(SELF_PORT);
         while let Some(chunk) = reader.chunk()? {
             let each = |body: &Body| {
                 let port = |port: u8| port != NO_PORT && ports[usize::from(port)].is_none();
                 if let Some(port) = body.ingress.into_iter().chain(body.out).find(|at| port(*at)) {
-                    let name = &theirs.ports[usize::from(port)];
+                    let name = theirs.ports.get(usize::from(port)).map_or(SELF, String::as_str);
                     return Err(refuse(format!(
                         "it has flows of port {name:?}, which the config does not have: add it"
                     )));

@@ -54,9 +54,9 @@ impl Addresses {
 /// A rule of the file with all names resolved.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// Ports it may have come from.
+    /// Ports it may have come from, `SELF_PORT` among them if the box itself may have sent it.
     pub from: Ports,
-    /// Ports it may leave by; `NO_PORT` among them if it need not leave.
+    /// Ports it may leave by, `SELF_PORT` if it may be for the box itself; `NO_PORT` if it need not leave.
     pub to: Ports,
     /// Source addresses.
     pub source: Addresses,
@@ -370,12 +370,13 @@ impl Compiled {
     }
 
     /// Lines for people: every program that decides something, for which ports, and how large it is.
-    pub fn describe(&self, ports: &[String]) -> Vec<String> {
+    pub fn describe(&self, ports: &[(u8, String)]) -> Vec<String> {
         let mut lines = Vec::new();
         for (id, program) in self.programs.iter().enumerate() {
             let (mut pairs, mut shapes) = (Vec::new(), Vec::new());
             for (from, to) in (0..ports.len()).flat_map(|from| (0..ports.len()).map(move |to| (from, to))) {
-                let class = usize::from(self.from_class[from]) * self.to_classes + usize::from(self.to_class[to]);
+                let class_of = |classes: &[u8; 256], at: usize| usize::from(classes[usize::from(ports[at].0)]);
+                let class = class_of(&self.from_class, from) * self.to_classes + class_of(&self.to_class, to);
                 let mine =
                     self.by_ports[class].iter().zip(Shape::ALL).filter(|(program, _)| usize::from(**program) == id);
                 for (_, shape) in mine.filter(|_| from != to) {
@@ -395,7 +396,7 @@ impl Compiled {
                 0 => String::new(),
                 some => format!("; {some} conditions that count, compared in turn"),
             };
-            let (from, to, shapes) = (&ports[*from], &ports[*to], shapes.join(" and "));
+            let (from, to, shapes) = (&ports[*from].1, &ports[*to].1, shapes.join(" and "));
             lines.push(format!("{from} > {to}{others}, {shapes}: {}{counts}", program.decide.describe()));
         }
         for (name, classes) in ["IPv4", "IPv6"].into_iter().zip(&self.classes) {

@@ -136,7 +136,7 @@ struct Universe {
 }
 
 impl Universe {
-    /// `exits`: for each port, those by which its packets may leave.
+    /// `exits`: by port, those by which its packets may leave; none of what is no port.
     fn new(rules: &[Rule], exits: &[Ports]) -> Universe {
         let (from_class, _) = port_classes(rules.iter().map(|rule| rule.from), exits.len());
         let (to_class, _) = port_classes(rules.iter().map(|rule| rule.to), exits.len());
@@ -302,7 +302,8 @@ struct Lint<'r> {
     live: Vec<bool>,
 }
 
-/// Finds the rules that do nothing, in their order. `exits`: for each port, those by which its packets may leave.
+/// Finds the rules that do nothing, in their order. `exits`: by port, those by which its packets may leave; none of
+/// what is no port.
 pub fn lint(rules: &[Rule], default: Action, exits: &[Ports], work: Work) -> Vec<Found> {
     let universe = Universe::new(rules, exits);
     let parts = FAMILIES.map(|family| -> Vec<Option<Product>> {
@@ -563,7 +564,7 @@ impl Packet {
                 ([kind, code], _) => write!(text, " {kind}/{code}"),
             };
         }
-        let port = |port: u8| names.ports.get(usize::from(port)).map_or("nowhere", |port| port.name.as_str());
+        let port = |port: u8| names.port_name(port).unwrap_or("nowhere");
         let _ = write!(text, " in {}", port(from));
         if (0..=NO_PORT).filter(|to| exits[usize::from(from)].contains(*to)).nth(1).is_some() {
             let _ = write!(text, " out {}", port(to));

@@ -143,9 +143,9 @@ crate::section! {
     pub struct RuleConfig {
         /// Its name in counters and verdicts; `rule[N]` if left out.
         pub name: Option<String>,
-        /// Zones and ports the packet came from.
+        /// Zones and ports the packet came from; "self" for what the box itself sends. Left out, or "any": all of them, "self" included.
         pub from: Vec<At<String>> = Vec::new(),
-        /// Zones and ports it leaves by.
+        /// Zones and ports it leaves by; "self" for what is for the box itself. Left out, or "any": all of them, "self" included.
         pub to: Vec<At<String>> = Vec::new(),
         /// Source addresses: addresses, prefixes, "@set".
         pub source: Vec<At<String>> = Vec::new(),
@@ -250,7 +250,11 @@ impl Stage for Acl {
             terms,
             concludes,
             counting: config.rule.iter().any(|rule| rule.action == compile::Action::Count),
-            ports: cx.names.ports.iter().map(|port| port.name.clone()).collect(),
+            ports: cx
+                .names
+                .every_port()
+                .filter_map(|port| Some((port, cx.names.port_name(port)?.to_owned())))
+                .collect(),
         })))))
     }
 
@@ -501,7 +505,8 @@ struct Judge {
     concludes: bool,
     /// True if there is a `count` rule.
     counting: bool,
-    ports: Vec<String>,
+    /// For the description.
+    ports: Vec<(u8, String)>,
 }
 
 /// The plan.

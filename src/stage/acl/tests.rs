@@ -329,7 +329,7 @@ fn big_sets_do_not_multiply_rules() {
         (rules[n * 7].source, rules[n * 9 + 1].destination) = (list(), list());
     }
     let compiled = compile(&rules, PORTS, Limits { few: 8, memory: 64 << 20 }, &mut eal).expect("it fits");
-    let lines = compiled.describe(&["a".into(), "b".into()]);
+    let lines = compiled.describe(&[(0, "a".into()), (1, "b".into())]);
     assert!(lines.iter().any(|line| line.starts_with("IPv4 sets:")), "{lines:?}");
     agree(&rules, &aimed_at(&rules, 1280), 8).expect("both agree");
 }
