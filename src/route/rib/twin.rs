@@ -296,7 +296,7 @@ fn probes() -> Vec<IpAddr> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { max_shrink_iters: 4000, ..ProptestConfig::with_cases(96) })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 4000, ..ProptestConfig::with_cases(32) })]
     #[test]
     fn events_in_any_order(events in prop::collection::vec(events(), 1..60)) {
         let (mut twin, mut rib) = (Twin { up: [true; PORTS as usize], ..Twin::default() }, rib_of(PORTS.into(), 16384, 256));
