@@ -308,11 +308,13 @@ proptest! {
                 let (net, expected) = twin.decide(probe);
                 let expected = twin.shares(&expected);
                 let found = ends(&rib, probe);
-                prop_assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{} after {:?}", probe, event);
+                prop_assert!(found.keys().eq(expected.keys()), "{} after {:?}: {:?}, not {:?}", probe, event, found, expected);
                 let sum: usize = found.values().sum();
+                // Whoever is due less than a bucket has one all the same, which the others lack.
+                let small = expected.values().filter(|share| **share * (sum as f64) < 1.0).count() as f64;
                 for (end, share) in &expected {
                     let buckets = share * sum as f64;
-                    prop_assert!((found[end] as f64 - buckets).abs() < 2.0, "{} to {}: {:?}, not {:?}", probe, end, found, expected);
+                    prop_assert!((found[end] as f64 - buckets).abs() < 2.0 + small, "{} to {}: {:?}, not {:?}", probe, end, found, expected);
                 }
                 prop_assert_eq!(rib.lookup(probe).active.map(|row| row.to), net);
             }
