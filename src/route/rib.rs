@@ -34,6 +34,8 @@ mod slots;
 mod targets;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod twin;
 
 use prefixes::{NONE, Prefixes};
 use resolve::Way;

@@ -1,8 +1,6 @@
-//! The RIB against a twin that knows nothing but the facts and works everything out anew each time; and every rule by itself.
+//! Every rule of the RIB by itself.
 
 use std::collections::BTreeMap;
-
-use proptest::prelude::*;
 
 use super::show::{Lookup, Standing};
 use super::*;
@@ -11,10 +9,10 @@ use crate::route::{Gateway, Target};
 
 /// A forwarding table with room for so many prefixes.
 #[derive(Debug)]
-struct MapFib {
-    map: BTreeMap<IpNet, u32>,
-    room: usize,
-    writes: usize,
+pub(super) struct MapFib {
+    pub(super) map: BTreeMap<IpNet, u32>,
+    pub(super) room: usize,
+    pub(super) writes: usize,
 }
 
 impl Fib for MapFib {
@@ -34,13 +32,13 @@ impl Fib for MapFib {
 }
 
 impl MapFib {
-    fn hop(&self, address: IpAddr) -> u32 {
+    pub(super) fn hop(&self, address: IpAddr) -> u32 {
         let covering = self.map.iter().filter(|(net, _)| net.contains(&address));
         covering.max_by_key(|(net, _)| net.prefix_len()).map_or(0, |(_, hop)| *hop)
     }
 }
 
-fn rib_of(ports: usize, hops: usize, adjacencies: usize) -> Rib<MapFib> {
+pub(super) fn rib_of(ports: usize, hops: usize, adjacencies: usize) -> Rib<MapFib> {
     let fib = MapFib { map: BTreeMap::new(), room: usize::MAX, writes: 0 };
     let mut rib = Rib::new(ports, fib, Arc::new(Hops::new(hops)), Arc::new(Table::new(adjacencies)));
     (0..ports as u8).for_each(|port| rib.link_up(port, true));
@@ -57,11 +55,11 @@ fn rib() -> Rib<MapFib> {
     rib
 }
 
-fn net(text: &str) -> IpNet {
+pub(super) fn net(text: &str) -> IpNet {
     text.parse().expect(text)
 }
 
-fn ip(text: &str) -> IpAddr {
+pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().expect(text)
 }
 
@@ -75,7 +73,7 @@ fn target(text: &str) -> Target {
     }
 }
 
-fn gateway(text: &str) -> Gateway {
+pub(super) fn gateway(text: &str) -> Gateway {
     let (text, weight) = text.split_once('*').map_or((text, 1), |(text, n)| (text, n.parse().expect("a weight")));
     let (via, port) = text.split_once('@').map_or((text, None), |(text, n)| (text, Some(n.parse().expect("a port"))));
     Gateway { via: (!via.is_empty()).then(|| ip(via)), port, weight }
@@ -86,12 +84,12 @@ fn add(rib: &mut Rib<MapFib>, source: Source, to: &str, metric: u32, by: &str) {
     settled(rib);
 }
 
-fn settled(rib: &mut Rib<MapFib>) {
+pub(super) fn settled(rib: &mut Rib<MapFib>) {
     assert!((0..100_000).any(|_| rib.settle(3)));
 }
 
 /// Where packets to an address end: each hop, and of how many buckets.
-fn ends(rib: &Rib<MapFib>, address: IpAddr) -> BTreeMap<String, usize> {
+pub(super) fn ends(rib: &Rib<MapFib>, address: IpAddr) -> BTreeMap<String, usize> {
     let hop = rib.fib.hop(address);
     let range = match rib.hops.at(hop) {
         Hop::Group { first, count } => first..first + u32::from(count),
