@@ -114,8 +114,7 @@ impl Follower {
             self.stale = false;
             self.not_before = Some(now + PAUSE);
             let tables = self.tables.emptied();
-            self.dump =
-                Some(Dump { tables, journal: Vec::new(), left: STEPS.iter(), number: None, broken: false });
+            self.dump = Some(Dump { tables, journal: Vec::new(), left: STEPS.iter(), number: None, broken: false });
         }
         let busy = match self.dump.take() {
             Some(dump) => {
@@ -273,11 +272,10 @@ impl Step {
     fn request(self) -> Request {
         let dump = |kind, header: &[u8]| Request::new(kind, libc::NLM_F_DUMP, header);
         // `rtmsg`: family, lengths and type of service, table.
-        let routes = |family| dump(libc::RTM_GETROUTE, &[family as u8, 0, 0, 0, libc::RT_TABLE_MAIN, 0, 0, 0, 0, 0, 0, 0]);
+        let routes =
+            |family| dump(libc::RTM_GETROUTE, &[family as u8, 0, 0, 0, libc::RT_TABLE_MAIN, 0, 0, 0, 0, 0, 0, 0]);
         match self {
-            Step::Links => {
-                dump(libc::RTM_GETLINK, &[0; 16]).with(libc::IFLA_EXT_MASK, &NO_STATISTICS.to_ne_bytes())
-            }
+            Step::Links => dump(libc::RTM_GETLINK, &[0; 16]).with(libc::IFLA_EXT_MASK, &NO_STATISTICS.to_ne_bytes()),
             Step::Addresses => dump(libc::RTM_GETADDR, &[0; 8]),
             Step::Objects => dump(nexthop::GET, &[0; 8]),
             Step::Routes4 => routes(libc::AF_INET),

@@ -386,3 +386,96 @@ fn ip(family: u8, value: &[u8]) -> Option<IpAddr> {
 fn is_ip(family: u8) -> bool {
     [libc::AF_INET, libc::AF_INET6].contains(&family.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::kernel::netlink::{Request, messages};
+
+    fn bytes(kind: u16, flags: i32, header: &[u8], attributes: &[(u16, &[u8])]) -> Vec<u8> {
+        let request = Request::new(kind, flags, header);
+        attributes.iter().fold(request, |request, (kind, value)| request.with(*kind, value)).finish(7)
+    }
+
+    fn read(datagram: &[u8]) -> Vec<Result<Option<News>, Unreadable>> {
+        let mut all = Vec::new();
+        messages(datagram, |message| all.push(parse(&message)));
+        all
+    }
+
+    /// `rtmsg` of a route in the main table made by a daemon.
+    fn header(family: i32, length: u8, kind: u8) -> [u8; 12] {
+        [family as u8, length, 0, 0, libc::RT_TABLE_MAIN, 11, 0, kind, 0, 0, 0, 0]
+    }
+
+    fn samples() -> Vec<Vec<u8>> {
+        let ways =
+            [[16, 0, 0, 4, 3, 0, 0, 0, 8, 0, 5, 0, 10, 0, 0, 1], [16, 0, 1, 0, 4, 0, 0, 0, 8, 0, 5, 0, 10, 0, 0, 2]];
+        let v4 = header(libc::AF_INET, 8, libc::RTN_UNICAST);
+        let router = [&[10, 0][..], &[0xfe; 16]].concat();
+        vec![
+            bytes(libc::RTM_NEWROUTE, libc::NLM_F_CREATE, &v4, &[(1, &[10, 0, 0, 0]), (9, &ways.concat())]),
+            bytes(libc::RTM_NEWROUTE, libc::NLM_F_EXCL, &v4, &[(1, &[10, 0, 0, 0]), (4, &[3, 0, 0, 0]), (18, &router)]),
+            bytes(libc::RTM_DELROUTE, 0, &header(libc::AF_INET6, 0, 6), &[(6, &[0, 4, 0, 0])]),
+            bytes(libc::RTM_NEWADDR, 0, &[2, 24, 128, 0, 3, 0, 0, 0], &[(1, &[10, 0, 0, 1]), (2, &[10, 0, 0, 1])]),
+            bytes(libc::RTM_NEWLINK, 0, &[0; 16], &[(4, &[0xdc, 5, 0, 0]), (1, &[2; 6])]),
+            bytes(
+                nexthop::NEW,
+                0,
+                &[0; 8],
+                &[(1, &[9, 0, 0, 0]), (2, &[1, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 0, 1, 0, 0])],
+            ),
+            bytes(nexthop::DEL, 0, &[0; 8], &[(1, &[9, 0, 0, 0])]),
+        ]
+    }
+
+    #[test]
+    fn what_messages_say() {
+        let news: Vec<News> =
+            samples().iter().map(|sample| read(sample).remove(0).expect("good").expect("news")).collect();
+        let way = |host, index, weight, dead| Way { via: Some([10, 0, 0, host].into()), index, weight, dead };
+        match &news[0] {
+            News::Route { to, metric: 0, entry, change: Change::Prepend } => {
+                assert_eq!(to.to_string(), "10.0.0.0/8");
+                assert_eq!(entry.ways, Ways::Own([way(1, 3, 5, false), way(2, 4, 1, true)].into()));
+            }
+            other => panic!("{other:?}"),
+        }
+        match &news[1] {
+            News::Route { entry: Entry { ways: Ways::Own(ways), .. }, change: Change::Append, .. } => {
+                assert_eq!(ways[0].via, Some([0xfe; 16].into()));
+            }
+            other => panic!("{other:?}"),
+        }
+        match &news[2] {
+            News::Route { to, metric: 1024, entry, change: Change::Delete } => {
+                assert_eq!((to.to_string().as_str(), entry.kind), ("::/0", Kind::Blackhole));
+            }
+            other => panic!("{other:?}"),
+        }
+        let net = "10.0.0.1/24".parse().expect("a prefix");
+        let address = Some(Address { usable: true, subnet: "10.0.0.0/24".parse().expect("a prefix") });
+        assert_eq!(news[3], News::Address { index: 3, net, address });
+        assert_eq!(news[5], News::Object { id: 9, object: Some(Object::Group([(1, 3), (2, 257)].into())) });
+        assert_eq!(news[6], News::Object { id: 9, object: None });
+    }
+
+    proptest! {
+        #[test]
+        fn no_message_is_too_broken(
+            sample in 0..7_usize,
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+            cut in any::<prop::sample::Index>(),
+            kind in 16..110_u16,
+        ) {
+            let mut bytes = samples().swap_remove(sample);
+            changes.iter().for_each(|(at, byte)| *at.get_mut(&mut bytes) = *byte);
+            read(&bytes);
+            read(&bytes[..cut.index(bytes.len())]);
+            bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
+            read(&bytes);
+        }
+    }
+}

@@ -23,7 +23,10 @@ impl Namespace {
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, String> {
         let Some(path) = &self.0 else { return Ok(work()) };
         let handle = File::open(path).map_err(|error| {
-            format!("network namespace {}: {error}; make it with `ip netns add`, or leave kernel.namespace out", path.display())
+            format!(
+                "network namespace {}: {error}; make it with `ip netns add`, or leave kernel.namespace out",
+                path.display()
+            )
         })?;
         let inside = || {
             move_into_link_name_space(handle.as_fd(), Some(LinkNameSpaceType::Network))

@@ -48,7 +48,8 @@ impl Request {
         self
     }
 
-    fn finish(mut self, sequence: u32) -> Vec<u8> {
+    /// Its bytes, under a number its answer will have.
+    pub fn finish(mut self, sequence: u32) -> Vec<u8> {
         let length = (self.0.len() as u32).to_ne_bytes();
         self.0[..4].copy_from_slice(&length);
         self.0[8..12].copy_from_slice(&sequence.to_ne_bytes());

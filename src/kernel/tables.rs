@@ -245,9 +245,7 @@ impl Tables {
             self.routes.get(*key).is_some_and(|old| old.class == entry.class && wanted(old))
         };
         let grown = |old: &Entry| old.is(&entry) || v6 && old.kind == entry.kind && within(&old.ways, &entry.ways);
-        let several = |entry: &Entry| {
-            matches!(&entry.ways, Ways::Own(ways) if ways.iter().all(|way| way.via.is_some()) && !ways.is_empty())
-        };
+        let several = |entry: &Entry| matches!(&entry.ways, Ways::Own(ways) if ways.iter().all(|way| way.via.is_some()) && !ways.is_empty());
         let mut replaced: Vec<Key> = here.iter().filter(|key| is(key, &grown)).copied().collect();
         if replaced.is_empty() && change == Change::Replace {
             // fib6_add_rt2node(): one that could be of the same group is replaced first.
@@ -415,14 +413,17 @@ impl Known {
         }
         let usable = several.iter().filter(|way| !way.dead);
         let mut ways: Vec<Gateway> = usable
-            .filter_map(|way| Some(Gateway { via: way.via, port: Some(*self.ports.get(&way.index)?), weight: way.weight }))
+            .filter_map(|way| {
+                Some(Gateway { via: way.via, port: Some(*self.ports.get(&way.index)?), weight: way.weight })
+            })
             .collect();
         let most = ways.iter().map(|way| way.weight).max();
         match (&mut ways[..], most) {
             ([], _) => return Meaning::Foreign,
             ([one], _) => one.weight = 1,
             (all, Some(most @ 257..)) => {
-                all.iter_mut().for_each(|way| way.weight = (u32::from(way.weight) * 256 / u32::from(most)).max(1) as u16);
+                all.iter_mut()
+                    .for_each(|way| way.weight = (u32::from(way.weight) * 256 / u32::from(most)).max(1) as u16);
             }
             _ => {}
         }
@@ -459,5 +460,108 @@ fn report(before: Option<Route>, after: Option<Route>, out: &mut dyn FnMut(Event
         (before, Some(route)) if before.as_ref() != Some(&route) => out(Event::Route { route, added: true }),
         (Some(route), None) => out(Event::Route { route, added: false }),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn way(via: &str, index: u32) -> Way {
+        Way { via: via.parse().ok(), index, weight: 1, dead: false }
+    }
+
+    fn route(to: &str, ways: Ways, change: Change) -> News {
+        let entry = Entry { kind: Kind::Unicast, protocol: 11, class: 0, ways, rest: 0 };
+        News::Route { to: to.parse().expect("a prefix"), metric: 5, entry, change }
+    }
+
+    fn own(ways: &[Way]) -> Ways {
+        Ways::Own(ways.into())
+    }
+
+    /// What was reported of routes: the routers' last bytes, with a sign for what is gone.
+    fn told(tables: &mut Tables, news: News) -> Vec<String> {
+        let mut told = Vec::new();
+        tables.apply(news, &mut |event| {
+            let Event::Route { route, added } = event else { return };
+            let ways = match route.target {
+                Target::Via(ways) => {
+                    let via = |way: &Gateway| way.via.map_or("link".to_owned(), |via| via.to_string());
+                    ways.iter().map(via).collect::<Vec<_>>().join(" ")
+                }
+                other => format!("{other:?}"),
+            };
+            told.push(format!("{}{ways}", if added { "" } else { "-" }));
+        });
+        told
+    }
+
+    fn tables() -> Tables {
+        let mut tables = Tables::default();
+        tables.add_port(0, 10);
+        tables.add_port(1, 11);
+        tables
+    }
+
+    #[test]
+    fn the_first_of_several_ipv4_routes_counts() {
+        let mut tables = tables();
+        let mut tell =
+            |via: &str, index, change| told(&mut tables, route("10.0.0.0/8", own(&[way(via, index)]), change));
+        assert_eq!(tell("1.1.1.1", 10, Change::Append), ["1.1.1.1"]);
+        assert!(tell("1.1.1.2", 11, Change::Append).is_empty());
+        assert_eq!(tell("1.1.1.3", 11, Change::Prepend), ["1.1.1.3"]);
+        assert!(tell("1.1.1.4", 99, Change::Prepend).is_empty(), "by an interface that is no port");
+        assert_eq!(tell("1.1.1.3", 11, Change::Delete), ["1.1.1.1"]);
+        assert_eq!(tell("1.1.1.5", 11, Change::Replace), Vec::<String>::new());
+        assert_eq!(tell("1.1.1.1", 10, Change::Delete), Vec::<String>::new());
+    }
+
+    #[test]
+    fn ipv6_ways_grow_and_shrink() {
+        let mut tables = tables();
+        let (a, b) = (way("fe80::a", 10), way("fe80::b", 11));
+        let mut tell = |ways: &[Way], change| told(&mut tables, route("2001:db8::/32", own(ways), change));
+        assert_eq!(tell(&[a], Change::Append), ["fe80::a"]);
+        assert_eq!(tell(&[a, b], Change::Append), ["fe80::a fe80::b"]);
+        assert!(tell(&[a, b], Change::Append).is_empty(), "the same once more");
+        assert_eq!(tell(&[a], Change::Delete), ["fe80::b"]);
+        assert_eq!(tell(&[a], Change::Replace), ["fe80::a"]);
+        assert_eq!(tell(&[a], Change::Delete), ["-fe80::a"]);
+    }
+
+    #[test]
+    fn objects_change_what_leads_by_them() {
+        let mut tables = tables();
+        let object = |id, object| News::Object { id, object };
+        let hop = |via| Some(Object::Way(way(via, 10)));
+        assert!(told(&mut tables, object(1, hop("1.1.1.1"))).is_empty());
+        told(&mut tables, object(2, hop("1.1.1.2")));
+        told(&mut tables, object(9, Some(Object::Group([(1, 1), (2, 1)].into()))));
+        assert_eq!(told(&mut tables, route("10.0.0.0/8", Ways::Object(9), Change::Append)), ["1.1.1.1 1.1.1.2"]);
+        assert_eq!(told(&mut tables, object(2, hop("1.1.1.7"))), ["1.1.1.1 1.1.1.7"]);
+        assert_eq!(told(&mut tables, object(1, None)), ["1.1.1.7"]);
+        assert_eq!(told(&mut tables, object(9, None)), ["-1.1.1.7"]);
+        told(&mut tables, route("10.0.0.0/8", Ways::Object(9), Change::Delete));
+        assert!(tables.uses.is_empty());
+    }
+
+    #[test]
+    fn other_tables_take_the_place_of_these() {
+        let (mut old, mut new) = (tables(), tables());
+        for (tables, via) in [(&mut old, "1.1.1.1"), (&mut new, "1.1.1.2")] {
+            tables.load(route("10.0.0.0/8", own(&[way(via, 10)]), Change::Append));
+            tables.load(route("10.1.0.0/16", own(&[way("1.1.1.9", 10)]), Change::Append));
+        }
+        old.load(route("9.0.0.0/8", own(&[way("1.1.1.1", 10)]), Change::Append));
+        new.load(route("11.0.0.0/8", own(&[way("1.1.1.1", 10)]), Change::Append));
+        let mut events = Vec::new();
+        new.report_from(&old, &mut |event| match event {
+            Event::Route { route, added } => events.push((route.to.to_string(), added)),
+            other => panic!("{other:?}"),
+        });
+        let expected = [("9.0.0.0/8", false), ("10.0.0.0/8", true), ("11.0.0.0/8", true)];
+        assert_eq!(events, expected.map(|(to, added)| (to.to_owned(), added)));
     }
 }
