@@ -12,6 +12,7 @@ pub mod dpdk;
 pub mod explain;
 pub mod flow;
 pub mod io;
+pub mod kernel;
 pub mod log;
 pub mod memory;
 pub mod nat;

@@ -11,6 +11,7 @@ use toml::de::DeTable;
 use crate::policy::{self, Test};
 use crate::stage::{AnyConfig, Kind, REGISTRY};
 
+pub mod kernel;
 mod lists;
 pub mod machine;
 pub mod names;
@@ -22,6 +23,7 @@ pub mod reader;
 pub mod source;
 pub mod units;
 
+use kernel::Kernel;
 use lists::is_word;
 use machine::{Control, Eal, Memory, Worker};
 use names::Names;
@@ -49,6 +51,8 @@ pub struct Config {
     pub pipeline_place: Place,
     /// `[control]`
     pub control: Control,
+    /// `[kernel]`
+    pub kernel: Kernel,
     /// `[eal]`
     pub eal: Eal,
     /// `[neighbor]`
@@ -85,6 +89,7 @@ pub const SECTIONS: &[(&str, &str, &[Key])] = &[
     ("[[port]]", "A DPDK device under a name; one table for each.", Port::KEYS),
     ("[pipeline]", "What happens to packets.", Pipeline::KEYS),
     ("[control]", "How the running process is asked, and what it prints.", Control::KEYS),
+    ("[kernel]", "The host's own network stack beside the datapath.", Kernel::KEYS),
     ("[eal]", "DPDK's own arguments.", Eal::KEYS),
     ("[neighbor]", "How neighbors are resolved by ARP and IPv6 neighbor discovery.", Neighbor::KEYS),
     (
@@ -209,6 +214,7 @@ fn read_root(mut root: Table<'_>, reader: &mut Reader<'_>) -> Config {
     worker.check(reader.mistakes);
     let memory = section::<Memory>(&mut root, "memory", reader);
     let control = section::<Control>(&mut root, "control", reader);
+    let kernel = section::<Kernel>(&mut root, "kernel", reader);
     let eal = section::<Eal>(&mut root, "eal", reader);
     let mut names = Names::default();
     let ports = ports::read_ports(&mut root, &mut names, reader);
@@ -252,6 +258,7 @@ fn read_root(mut root: Table<'_>, reader: &mut Reader<'_>) -> Config {
         pipeline,
         pipeline_place,
         control,
+        kernel,
         eal,
         neighbor,
         tests,
