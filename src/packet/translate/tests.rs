@@ -333,7 +333,7 @@ proptest! {
         prop_assert!(sound);
         let source = if left.dst == there.dst { raiser } else { there.dst };
         let cuts = |range: std::ops::Range<usize>| end < transport + range.end && end > transport + range.start;
-        let echo_unseen = kind.is_echo() && end - transport < 8 || kind == Kind::Message && end - transport < 8;
+        let echo_unseen = (kind.is_echo() || kind == Kind::Message) && end - transport < 8;
         if !kind.sum().is_some_and(cuts) && !echo_unseen {
             prop_assert_eq!(bytes, error(fit(kind, v6, Tuple { src: source, ..there }).src, there.src, &after).vlan(3).bytes());
         }
