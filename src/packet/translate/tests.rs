@@ -257,7 +257,8 @@ proptest! {
         let at = behind + at.index(here.len() - behind);
         here[at] ^= damage;
         there[at] ^= damage;
-        prop_assume!(kind != Kind::Reply || here[l4..].iter().any(|byte| *byte != 0) && there[l4..].iter().any(|byte| *byte != 0));
+        // Nothing but zeros has a checksum of 0xffff, which in one's complement is zero too.
+        prop_assume!(kind != Kind::Reply || from.sport != 0 && to.sport != 0);
         prop_assert_eq!(translated(&here, &to), Some(there));
     }
 
@@ -332,7 +333,7 @@ proptest! {
         prop_assert!(sound);
         let source = if left.dst == there.dst { raiser } else { there.dst };
         let cuts = |range: std::ops::Range<usize>| end < transport + range.end && end > transport + range.start;
-        let echo_unseen = kind.is_echo() && end - transport < 8 || kind == Kind::Message && end - transport < 8;
+        let echo_unseen = (kind.is_echo() || kind == Kind::Message) && end - transport < 8;
         if !kind.sum().is_some_and(cuts) && !echo_unseen {
             prop_assert_eq!(bytes, error(fit(kind, v6, Tuple { src: source, ..there }).src, there.src, &after).vlan(3).bytes());
         }
