@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::space::Space;
-use super::trie::{FIRST_LINE, LINE, NODE, ROOT, SLOTS, Starts, Trie, lines_for, runs};
+use super::trie::{FIRST_LINE, LINE, NODE, ROOT, SLOTS, Starts, TOP, Trie, lines_for, runs};
 use super::{Full, Occupancy};
 use crate::route::epoch::Epochs;
 
@@ -101,6 +101,8 @@ pub(super) struct Book {
     short: Vec<u32>,
     /// The node at each slot of the root.
     roots: Vec<u32>,
+    /// By first byte: slots of the root that are not empty.
+    longer: [u16; TOP],
     nodes: Vec<Node>,
     unused: Vec<u32>,
     retired: VecDeque<Retired>,
@@ -120,6 +122,7 @@ impl Book {
             epochs,
             short: vec![0; 2 * ROOT],
             roots: vec![NONE; ROOT],
+            longer: [0; TOP],
             nodes: Vec::new(),
             unused: Vec::new(),
             retired: VecDeque::new(),
@@ -238,7 +241,7 @@ impl Book {
         let line = self.node(below).line;
         let Some(last) = trail.len.checked_sub(1) else {
             self.trie.put(Trie::cover_at(line), self.short_hop(trail.slot));
-            self.trie.put(Trie::root_at(trail.slot), NODE | line);
+            self.put_root(trail.slot, NODE | line);
             self.roots[trail.slot] = below;
             return Ok(());
         };
@@ -278,7 +281,7 @@ impl Book {
             kept = at;
             let Some(above) = at.checked_sub(1) else {
                 self.roots[trail.slot] = NONE;
-                self.trie.put(Trie::root_at(trail.slot), self.short_hop(trail.slot));
+                self.put_root(trail.slot, self.short_hop(trail.slot));
                 break;
             };
             let slot = address[2 + above];
@@ -367,20 +370,32 @@ impl Book {
         let slot = root_slot(address);
         if len <= 8 {
             let (first, count) = (slot >> 8 & !(0xff >> len), 1 << (8 - len));
-            for slot in first..first + count {
-                self.trie.put(Trie::top_at(slot), self.longest(slot << 8, 0..=8));
-            }
-            return;
+            return (first..first + count).for_each(|slot| self.put_top(slot));
         }
         let count = 1 << (16 - len);
         let first = slot & !(count - 1);
         for slot in first..first + count {
-            let at = match self.nodes.get(self.roots[slot] as usize) {
-                Some(node) => Trie::cover_at(node.line),
-                None => Trie::root_at(slot),
-            };
-            self.trie.put(at, self.short_hop(slot));
+            let hop = self.short_hop(slot);
+            match self.nodes.get(self.roots[slot] as usize) {
+                Some(node) => self.trie.put(Trie::cover_at(node.line), hop),
+                None => self.put_root(slot, hop),
+            }
         }
+    }
+
+    fn put_root(&mut self, slot: usize, entry: u32) {
+        let old = self.trie.value(Trie::root_at(slot));
+        self.trie.put(Trie::root_at(slot), entry);
+        let longer = &mut self.longer[slot >> 8];
+        *longer = *longer + u16::from(entry != 0) - u16::from(old != 0);
+        if (entry != 0) != (old != 0) {
+            self.put_top(slot >> 8);
+        }
+    }
+
+    fn put_top(&mut self, slot: usize) {
+        let longer = if self.longer[slot] == 0 { 0 } else { NODE };
+        self.trie.put(Trie::top_at(slot), longer | self.longest(slot << 8, 0..=8));
     }
 
     /// The hop that the root has for a slot: of the longest prefix of 9 to 16 bits.

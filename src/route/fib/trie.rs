@@ -1,11 +1,11 @@
 //! What workers see of one family's table: the root, the nodes, and the walk from one to the other.
 //!
-//! The first 16 bits of an address select a slot of the **root**; from there on a **node** per 8 bits: 256 slots, in which equal
-//! neighbors are one *run*. A node is a block of consecutive lines: which slots begin a run (4 words of 64 bits), runs before
+//! The first byte of an address selects a slot of the **top**, which has the hop of the longest prefix of up to 8 bits, and
+//! whether there are longer ones. If so, the first 16 bits select a slot of the **root**, and from there on there is a **node** per 8
+//! bits: 256 slots, in which neighbors within the same prefixes are one *run*. A node is a block of consecutive lines: which slots begin a run (4 words of 64 bits), runs before
 //! each of these words (4 bytes), the hop of the slot above (the *cover*), and an entry of 32 bits per run, of which the first
-//! six are on the line itself. An entry is a hop, a node further down, or nothing: then the cover counts, or the one above it.
-//! Prefixes of 8 bits and less are in a table of their own, the **top**, by the first byte. So a change, however short its prefix,
-//! touches 256 places at most.
+//! six are on the line itself. An entry is a hop, a node further down, or nothing: then the cover counts, or the one above it. So
+//! a change, however short its prefix, touches 256 places at most.
 //!
 //! Words are atomics that one writer stores to. What a reader can reach is whole at any time: a node is built aside and appears by
 //! one store. Entries and covers change in place, each by itself, so that every address has its old or its new hop.
@@ -19,7 +19,7 @@ use crate::arch;
 use crate::memory::Shared;
 use crate::packet::{BATCH, Mask, bits};
 
-/// Marks an entry that leads to a node: its first line.
+/// Marks an entry that leads to a node: its first line. In the top, that there are longer prefixes.
 pub(super) const NODE: u32 = 1 << 31;
 /// Bytes of a line.
 pub(super) const LINE: usize = size_of::<Line>();
@@ -103,14 +103,18 @@ impl Trie {
         let (word, bit) = (usize::from(slot >> 6), u32::from(slot & 63));
         let counts = words[BEFORE / 2].load(Ordering::Acquire);
         let before = (counts >> (8 * word)) as usize & 0xff;
-        let among = (words[word].load(Ordering::Acquire) << (63 - bit)).count_ones() as usize;
+        let among = arch::ones(words[word].load(Ordering::Acquire) << (63 - bit)) as usize;
         (line * PER_LINE + RUNS - 1 + before + among, (counts >> 32) as u32)
     }
 
     /// The hop of an address, 0 if no prefix covers it. An IPv4 address is the first four bytes.
     #[inline]
     pub(super) fn lookup(&self, address: &[u8; 16]) -> u32 {
-        let mut hop = self.entry(Trie::top(address));
+        let top = self.entry(Trie::top(address));
+        if top & NODE == 0 {
+            return top;
+        }
+        let mut hop = top & !NODE;
         let mut entry = self.entry(Trie::root(address));
         for slot in &address[2..] {
             if entry & NODE == 0 {
@@ -132,13 +136,21 @@ impl Trie {
         hops: &mut [u32; BATCH],
     ) {
         let mut places = [0usize; BATCH];
-        let mut under_way: Mask = 0;
+        let (mut under_way, mut further): (Mask, Mask) = (0, 0);
         for i in bits(mask) {
             let address = address(i);
-            let entry = self.entry(Trie::root(address));
-            hops[i] = self.entry(Trie::top(address));
-            under_way |= self.step(i, entry, &mut places, hops);
+            let top = self.entry(Trie::top(address));
+            hops[i] = top & !NODE;
+            under_way |= u64::from(top >> 31) << i;
+            // Of the root's lines only those that count: where all is in the top, they would take the place of others.
+            let line = if top & NODE == 0 { TOP_LINE } else { Trie::root(address) / PER_LINE };
+            arch::prefetch(&self.lines[line]);
         }
+        for i in bits(under_way) {
+            let entry = self.entry(Trie::root(address(i)));
+            further |= self.step(i, entry, &mut places, hops);
+        }
+        under_way = further;
         let mut depth = 2;
         while under_way != 0 && depth < 16 {
             for i in bits(under_way) {
