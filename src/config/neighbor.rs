@@ -37,8 +37,8 @@ crate::section! {
         pub unresolved: Within<1, 65536> = Within(512),
         /// Questions to all a port sends each second, for each of IPv4 and IPv6.
         pub rate: Within<1, 1000000> = Within(1000),
-        /// ARP probes that ask whether somebody has an address before it is used (RFC 5227), which takes 3 to 7 seconds; 0 uses it at once.
-        pub arp_probes: Within<0, 10> = Within(3),
+        /// ARP probes that ask whether somebody has an address before it is used (RFC 5227 wants 3, which take 3 to 7 seconds). 0, as Linux has it, uses it at once; a conflict is noticed in any case.
+        pub arp_probes: Within<0, 10> = Within(0),
         /// Solicitations that ask whether somebody has an IPv6 address before it is used (DupAddrDetectTransmits of RFC 4862); 0 uses it at once.
         pub dad_probes: Within<0, 10> = Within(1),
         /// How often an address that has become usable is announced: by gratuitous ARP, or by unsolicited advertisements.

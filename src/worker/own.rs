@@ -50,8 +50,6 @@ impl<I: Io, O: Observer> Worker<I, O> {
             let mac = routed.routing.macs.of(meta.port).unwrap_or_default();
             match echo::reply(frame, meta, &mac) {
                 Echo::Replied => {
-                    self.sheet.account(Account::Consumed, 1);
-                    self.sheet.account(Account::Created, 1);
                     if O::LISTENS {
                         self.observer.sent(&self.batch.frames[i], &self.batch.metas[i]);
                     }

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::packet::meta::flag;
+use crate::packet::options::{self, Options};
 use crate::packet::reply::Answer;
 use crate::packet::{Batch, Frame, Mask, Meta, SELF_PORT, bits, forward};
 use crate::route::Routing;
@@ -15,7 +16,7 @@ use crate::route::hop::Hop;
 use crate::stats::ReasonBase;
 use crate::wire::protocol;
 
-use super::{Drops, martian};
+use super::{Drops, answer, martian};
 
 /// What the first look goes by.
 #[derive(Clone)]
@@ -90,7 +91,20 @@ impl Arrival {
             return Ok(false);
         }
         if meta.has(flag::OPTIONS) {
-            // OPTIONS
+            match options::options(frame, meta) {
+                // RFC 6398 section 3: an alert is for whoever asked to be alerted, and in transit nobody here has. What is
+                // for the box or a group on the link gets there anyway.
+                Options::None | Options::Plain | Options::RouterAlert => {}
+                Options::SourceRoute { pointer } => {
+                    // RFC 5095 section 3: a routing header of type 0 is a problem; RFC 1812 section 5.2.7.1: a source route fails.
+                    let said = Answer::ParameterProblem { code: 0, pointer };
+                    let v4 = meta.has(flag::IPV4);
+                    return Err((Drops::SourceRoute, if v4 { answer(Drops::SourceRoute, 0) } else { said }));
+                }
+                Options::Malformed { pointer } => {
+                    return Err((Drops::BadOptions, Answer::ParameterProblem { code: 0, pointer }));
+                }
+            }
         }
         Ok(true)
     }

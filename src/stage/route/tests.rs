@@ -26,7 +26,7 @@ fn via(gateway: &str) -> Target {
 /// Port lan is 10.0.0.1/24 and 2001:db8:1::1/64, wan 192.0.2.1/24 and 2001:db8:2::1/64, where .2 is a router that is known; the
 /// host 10.0.0.5 too.
 fn router(rest: &str) -> Bench {
-    let mut bench = Bench::new(&format!("[memory]\nflows = 1000\n{rest}"));
+    let mut bench = Bench::new(&format!("[memory]\nflows = 1000\n[neighbor]\ndad_probes = 0\n{rest}"));
     bench.route(|router, now| {
         for (port, net) in [(0, "10.0.0.1/24"), (0, "2001:db8:1::1/64"), (1, "192.0.2.1/24"), (1, "2001:db8:2::1/64")] {
             router.address(port, net.parse().expect("an address"), true, now);
