@@ -36,7 +36,7 @@ pub fn clamp(frame: &mut Frame, meta: &Meta, mtu: u16) -> bool {
         if size > most {
             *field = most.to_be_bytes();
             // At an odd offset, the low byte is the high one of its word of the sum.
-            let word = |size: u16| if at % 2 == 0 { size } else { size.swap_bytes() };
+            let word = |size: u16| if at.is_multiple_of(2) { size } else { size.swap_bytes() };
             update = update.word(word(size), word(most));
             lowered = true;
         }
