@@ -33,7 +33,7 @@ pub struct Routing {
     /// How packets leave.
     pub adjacencies: adjacency::Table,
     /// The ports' own addresses.
-    pub addresses: Addresses,
+    pub addresses: Arc<Addresses>,
     /// The ports' own MAC addresses.
     pub macs: Macs,
     /// Changes with every change of routes: flows that were routed before are routed again.
@@ -60,7 +60,7 @@ impl Routing {
             epochs,
             hops: Hops::new(HOPS),
             adjacencies: adjacency::Table::new(ADJACENCIES),
-            addresses: Addresses::new(ports),
+            addresses: Arc::new(Addresses::new(ports)),
             macs,
             generation: AtomicU32::new(0),
             settled: AtomicU32::new(0),
