@@ -274,6 +274,7 @@ fn link_layer(text: &mut dyn fmt::Write, bytes: &[u8], facts: &Meta) -> fmt::Res
 mod tests {
     use super::*;
     use crate::config::source::{Mistakes, Place};
+    use crate::nat::Draft;
     use crate::packet::frame::Heap;
     use crate::stage::PlanCx;
     use crate::stage::apply::Adjacencies;
@@ -365,6 +366,7 @@ mod tests {
             flows: (64, 64),
             routing: None,
             routed: &mut None,
+            nat: &mut Draft::default(),
         };
         assert_eq!(cx.rule("web", &place, "allow"), Some(0));
         let reason = layout.reason("engine.too-big").expect("known");

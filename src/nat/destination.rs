@@ -57,7 +57,8 @@ impl Target {
         };
         if let Some((address, ports)) = with_ports {
             let address: IpAddr = address.parse().map_err(|_| wrong())?;
-            let ports = port_range(ports).ok_or_else(|| format!("expected a port or a range of ports at the end of {text:?}"))?;
+            let ports = port_range(ports)
+                .ok_or_else(|| format!("expected a port or a range of ports at the end of {text:?}"))?;
             return Ok(Target::Addresses(vec![address], Some(ports)));
         }
         let (first, last) = text.split_once('-').ok_or_else(wrong)?;
@@ -69,7 +70,9 @@ impl Target {
         };
         let (a, b) = (number(first), number(last));
         if first.is_ipv4() != last.is_ipv4() || a > b || b - a >= MOST {
-            return Err(format!("expected a range of up to {MOST} addresses of one family, the lowest first, found {text:?}"));
+            return Err(format!(
+                "expected a range of up to {MOST} addresses of one family, the lowest first, found {text:?}"
+            ));
         }
         let address = |number: u128| match first {
             IpAddr::V4(_) => IpAddr::V4((number as u32).into()),
@@ -220,7 +223,16 @@ mod tests {
         assert_eq!(Target::parse("2001:db8::80"), addresses(&["2001:db8::80"], None));
         assert_eq!(Target::parse("10.0.0.1-10.0.0.3"), addresses(&["10.0.0.1", "10.0.0.2", "10.0.0.3"], None));
         assert_eq!(Target::parse("10.0.0.0/28"), Ok(Target::Prefix("10.0.0.0/28".parse().expect("prefix"))));
-        for wrong in ["10.0.0", "10.0.0.1:", "10.0.0.1:70000", "10.0.0.1/28", "10.0.0.9-10.0.0.1", "10.0.0.1-::1", "[::1]", "web"] {
+        for wrong in [
+            "10.0.0",
+            "10.0.0.1:",
+            "10.0.0.1:70000",
+            "10.0.0.1/28",
+            "10.0.0.9-10.0.0.1",
+            "10.0.0.1-::1",
+            "[::1]",
+            "web",
+        ] {
             assert!(Target::parse(wrong).is_err(), "{wrong}");
         }
     }
@@ -229,13 +241,17 @@ mod tests {
     fn prefixes_keep_host_bits() {
         let net = |text: &str| text.parse::<IpNet>().expect("prefix");
         let map = fixed(net("203.0.113.0/28"), net("10.0.0.16/28")).expect("alike");
-        let (out, inside) = (wide("203.0.113.5".parse().expect("address")), wide("10.0.0.21".parse().expect("address")));
+        let (out, inside) =
+            (wide("203.0.113.5".parse().expect("address")), wide("10.0.0.21".parse().expect("address")));
         assert_eq!(map.translate(&out, false), Some(inside));
         assert_eq!(map.reversed().translate(&inside, false), Some(out));
         assert_eq!(map.translate(&wide("203.0.113.16".parse().expect("address")), false), None);
         assert_eq!(map.translate(&out, true), None);
         let map = fixed(net("2001:db8::/128"), net("2001:db8::1/128")).expect("alike");
-        assert_eq!(map.translate(&wide("2001:db8::".parse().expect("address")), true), Some(wide("2001:db8::1".parse().expect("a"))));
+        assert_eq!(
+            map.translate(&wide("2001:db8::".parse().expect("address")), true),
+            Some(wide("2001:db8::1".parse().expect("a")))
+        );
         assert_eq!(fixed(net("10.0.0.0/28"), net("10.0.0.0/27")), None);
     }
 }

@@ -90,7 +90,9 @@ impl Mappings {
         };
         let chains = if capacity == 0 { 0 } else { capacity.next_power_of_two() };
         Mappings {
-            nodes: (0..capacity as u32).map(|at| node(if at as usize + 1 < capacity { at + 1 } else { NONE })).collect(),
+            nodes: (0..capacity as u32)
+                .map(|at| node(if at as usize + 1 < capacity { at + 1 } else { NONE }))
+                .collect(),
             uses: (0..capacity).map(|_| AtomicU32::new(0)).collect(),
             inside: vec![NONE; chains].into(),
             outside: vec![NONE; chains].into(),

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use crate::config::source::{Mistakes, Place};
 use crate::route::Addresses;
 use crate::stage::ingress::Ports;
 use crate::stats::Reason;
@@ -63,8 +64,16 @@ pub struct Draft {
     pub destinations: Option<Arc<Destinations>>,
     /// One-to-one translations, from the stage for destinations to that for sources.
     pub one_to_one: Vec<OneToOne>,
+    /// The first of them, until a stage for sources has taken them over.
+    pub pairs_at: Option<(Place, String)>,
     /// What sources become.
     pub outbound: Option<Outbound>,
+}
+
+impl Default for Draft {
+    fn default() -> Draft {
+        Draft::new(Arc::new(Addresses::new(0)))
+    }
 }
 
 /// Translation in a pipeline, compiled.
@@ -79,12 +88,21 @@ pub struct Nat {
 impl Draft {
     /// Nothing said yet. `addresses` are those of the running ports; where there are none, of none.
     pub fn new(addresses: Arc<Addresses>) -> Draft {
-        Draft { addresses, destinations: None, one_to_one: Vec::new(), outbound: None }
+        Draft { addresses, destinations: None, one_to_one: Vec::new(), pairs_at: None, outbound: None }
     }
 
-    /// What the stages have said; `None` if none of them translates.
-    pub fn finish(self) -> Option<Nat> {
-        let Draft { addresses, destinations, one_to_one, outbound } = self;
+    /// What the stages have said; `None` if none of them translates. Notes what one of them lacks.
+    pub fn finish(self, mistakes: &mut Mistakes) -> Option<Nat> {
+        let Draft { addresses, destinations, one_to_one, pairs_at, outbound } = self;
+        if let Some((place, stage)) = pairs_at {
+            let help = "add \"snat\" to the pipeline, behind \"route\"";
+            mistakes.with_help(
+                &place,
+                &format!("{stage}.one_to_one"),
+                "what the hosts send is translated by \"snat\"",
+                help,
+            );
+        }
         if destinations.is_none() && outbound.is_none() {
             return None;
         }

@@ -179,6 +179,9 @@ mod tests {
             assert_eq!(spans.contains(&wide(address), false), within, "{address:?}");
             assert!(!spans.contains(&wide(address), true));
         }
-        assert_eq!((port_range("80"), port_range("80 - 90"), port_range("90-80")), (Some(80..=80), Some(80..=90), None));
+        assert_eq!(
+            (port_range("80"), port_range("80 - 90"), port_range("90-80")),
+            (Some(80..=80), Some(80..=90), None)
+        );
     }
 }

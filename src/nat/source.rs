@@ -94,12 +94,8 @@ pub struct Slot {
 
 impl Slot {
     /// The address of the port it leaves by.
-    pub const MASQUERADE: Slot = Slot {
-        origin: Origin::Masquerade,
-        ports: None,
-        mapping: Mapping::Dependent,
-        filtering: Filtering::Dependent,
-    };
+    pub const MASQUERADE: Slot =
+        Slot { origin: Origin::Masquerade, ports: None, mapping: Mapping::Dependent, filtering: Filtering::Dependent };
 }
 
 /// All slots of an appliance, shared by its workers.
@@ -177,7 +173,11 @@ impl Snat {
         let shares = |slot: &Slot| {
             let share = |range: &RangeInclusive<u16>| Share::new(range, worker, workers);
             let given = slot.ports.as_ref();
-            Shares { ports: share(given.unwrap_or(&PORTS)), low: share(given.unwrap_or(&LOW)), echo: share(&(0..=u16::MAX)) }
+            Shares {
+                ports: share(given.unwrap_or(&PORTS)),
+                low: share(given.unwrap_or(&LOW)),
+                echo: share(&(0..=u16::MAX)),
+            }
         };
         let independent = sources.slots.iter().any(|slot| slot.mapping == Mapping::Independent);
         let key = [scramble(key.0[0] ^ key.0[1]), scramble(key.0[2] ^ key.0[3])];
@@ -198,7 +198,8 @@ impl Snat {
     /// (more) to try. `subject` is judged: its destination is translated.
     pub fn candidate(&mut self, slot: u16, subject: &Meta, out: u8, attempt: u32) -> Result<Mapped, Refusal> {
         let sources = self.sources.clone();
-        let (Some(of), Some(shares)) = (sources.slots.get(usize::from(slot)), self.shares.get(usize::from(slot))) else {
+        let (Some(of), Some(shares)) = (sources.slots.get(usize::from(slot)), self.shares.get(usize::from(slot)))
+        else {
             return Err(Refusal::Exhausted);
         };
         let v6 = subject.has(flag::IPV6);
@@ -214,7 +215,11 @@ impl Snat {
         let address = |turn| address(&of.origin, &sources.addresses, out, v6, self.paired(subject, slot), turn);
         if !subject.has(flag::PORTS) {
             let turns = u128::from(Snat::ATTEMPTS).min(count) as u32;
-            return if attempt < turns.max(1) { plain(address(attempt).ok_or(Refusal::NoAddress)?) } else { Err(Refusal::Exhausted) };
+            return if attempt < turns.max(1) {
+                plain(address(attempt).ok_or(Refusal::NoAddress)?)
+            } else {
+                Err(Refusal::Exhausted)
+            };
         }
         if attempt >= Snat::ATTEMPTS {
             return Err(Refusal::Exhausted);
@@ -237,7 +242,14 @@ impl Snat {
     }
 
     /// The mapping of a subject's source, made if there is none.
-    fn mapped(&mut self, slot: u16, subject: &Meta, src: [u8; 16], share: Share, attempt: u32) -> Result<Mapped, Refusal> {
+    fn mapped(
+        &mut self,
+        slot: u16,
+        subject: &Meta,
+        src: [u8; 16],
+        share: Share,
+        attempt: u32,
+    ) -> Result<Mapped, Refusal> {
         let v6 = subject.has(flag::IPV6);
         let inside = End { address: subject.src, port: subject.sport, proto: subject.proto, v6 };
         if let Some((outside, lease)) = self.mappings.of_inside(&inside, slot) {

@@ -90,7 +90,11 @@ impl Steering {
             Some(found) => found.to,
             None => self.fixed.iter().find_map(|fixed| fixed.translate(&meta.dst, v6)).map(|dst| (dst, meta.dport)),
         };
-        to.map(|(dst, dport)| Meta { dst, dport: if meta.has(flag::ECHO) { meta.dport } else { dport }, ..meta.clone() })
+        to.map(|(dst, dport)| Meta {
+            dst,
+            dport: if meta.has(flag::ECHO) { meta.dport } else { dport },
+            ..meta.clone()
+        })
     }
 
     #[inline]

@@ -35,7 +35,7 @@ pub struct Routing {
     /// How packets leave.
     pub adjacencies: Arc<adjacency::Table>,
     /// The ports' own addresses.
-    pub addresses: Addresses,
+    pub addresses: Arc<Addresses>,
     /// The ports' own MAC addresses.
     pub macs: Macs,
     /// Changes with every change of routes: flows that were routed before are routed again.
@@ -62,7 +62,7 @@ impl Routing {
             epochs,
             hops: Arc::new(Hops::new(HOPS)),
             adjacencies: Arc::new(adjacency::Table::new(ADJACENCIES)),
-            addresses: Addresses::new(ports),
+            addresses: Arc::new(Addresses::new(ports)),
             macs,
             generation: AtomicU32::new(0),
             settled: AtomicU32::new(0),

@@ -220,6 +220,7 @@ mod tests {
     use crate::config::reader::{FromToml, Reader, Table};
     use crate::config::source::{Mistakes, Source};
     use crate::log::Log;
+    use crate::nat::Draft;
     use crate::packet::BATCH;
     use crate::packet::frame::Heap;
     use crate::stage::Rules;
@@ -248,6 +249,7 @@ mod tests {
                 flows: (64, 64),
                 routing: None,
                 routed: &mut None,
+                nat: &mut Draft::default(),
             };
             Bpf::plan(&config, &mut cx)
         });

@@ -20,6 +20,7 @@ use crate::flow::Tracking;
 use crate::flow::entry::Scope;
 use crate::flow::limits::OfRule;
 use crate::log::Log;
+use crate::nat::Draft;
 pub use crate::packet::decode::Depth;
 use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT, NO_RULE};
 use crate::route::Routing;
@@ -35,6 +36,7 @@ pub mod bucket;
 pub mod classes;
 pub mod conntrack;
 pub mod cross;
+pub mod dnat;
 pub mod guard;
 pub mod ingress;
 pub mod pipeline;
@@ -42,6 +44,7 @@ pub mod police;
 pub mod prefix_set;
 pub mod restore;
 pub mod route;
+pub mod snat;
 pub mod synproxy;
 pub mod talkers;
 pub mod track;
@@ -300,6 +303,8 @@ pub struct PlanCx<'a> {
     pub routing: Option<&'a Arc<Routing>>,
     /// Where the stage that routes says what that adds.
     pub routed: &'a mut Option<apply::Routed>,
+    /// Where the stages that translate say what they do.
+    pub nat: &'a mut Draft,
 }
 
 impl PlanCx<'_> {
@@ -458,8 +463,10 @@ pub static REGISTRY: &[Kind] = &[
     kind::<bpf::Bpf>(),
     kind::<talkers::Talkers>(),
     kind::<conntrack::Conntrack>(),
+    kind::<dnat::Dnat>(),
     kind::<route::Route>(),
     kind::<cross::Cross>(),
     kind::<acl::Acl>(),
+    kind::<snat::Snat>(),
     kind::<police::Police>(),
 ];

@@ -15,6 +15,7 @@ use crate::flow::Tracking;
 use crate::flow::limits::Limits;
 use crate::flow::region::Placement;
 use crate::log::Log;
+use crate::nat::{Draft, Nat};
 use crate::packet::steer::Key;
 use crate::packet::{BATCH, Batch, Mask, NO_PORT, bits};
 use crate::route::fib::Capacity;
@@ -63,6 +64,8 @@ pub struct Blueprint {
     pub logs: Arc<[Log]>,
     /// How packets leave.
     pub ways: Ways,
+    /// Address translation, if a stage translates.
+    pub nat: Option<Nat>,
     /// Control's side of routing, if packets are routed.
     pub router: Option<Arc<Mutex<Router>>>,
     /// The first look at packets, if they are routed.
@@ -120,6 +123,8 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
         mistakes.into_sorted()
     })?;
     let routing = router.as_ref().map(|router| router.routing().clone());
+    let addresses = routing.as_ref().map(|routing| routing.addresses.clone());
+    let mut nat = addresses.map_or_else(Draft::default, Draft::new);
     let (mut rules, mut adjacencies, mut mistakes) = (Rules::default(), Adjacencies::default(), Mistakes::default());
     let (mut stages, mut routed) = (Vec::new(), None);
     for stage in &config.pipeline {
@@ -135,6 +140,7 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
             flows: config.memory.all_flows(),
             routing: routing.as_ref(),
             routed: &mut routed,
+            nat: &mut nat,
         };
         let before = cx.mistakes.len();
         let Some(stage_config) = &stage.config else { continue };
@@ -147,6 +153,7 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
         }
     }
     check_order(config, &mut mistakes);
+    let nat = nat.finish(&mut mistakes);
     let settings = stages.iter().find_map(|stage| match &stage.plan {
         Plan::Conntrack(settings) => Some(settings.clone()),
         _ => None,
@@ -178,6 +185,7 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
     let logs = stages.iter().any(|stage| stage.plan.concludes());
     let logs = (0..workers.max(1)).map(|_| if logs { Log::new() } else { Log::NONE }).collect();
     Ok(Blueprint {
+        nat,
         conntrack,
         workers,
         asks: false,
