@@ -137,12 +137,10 @@ impl Link {
     /// A packet waits for a neighbor.
     pub fn want(&mut self, ip: IpAddr, cx: &mut Cx<'_>) {
         let port = cx.port;
-        if !self.up || !self.may_be_neighbor(ip) {
-            cx.out.extend([Effect::Failed { port, ip }, Effect::Gone { port, ip }]);
-            return;
-        }
+        let is_possible = self.up && self.may_be_neighbor(ip);
         let cache = self.cache(ip);
         match cache.table.get(ip).map(|entry| (entry.state, entry.mac, entry.router)) {
+            None if !is_possible => cx.out.extend([Effect::Failed { port, ip }, Effect::Gone { port, ip }]),
             None => {
                 // RFC 6583 section 7.1: of those being asked for the oldest goes, which had the most time to answer.
                 if cache.table.count(Class::Asked) >= cx.times.unresolved

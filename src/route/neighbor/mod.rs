@@ -41,7 +41,7 @@ pub enum Effect {
     Send { port: u8, frame: Vec<u8> },
     /// A neighbor's MAC is known, has changed, or is asked for again; packets to it go there.
     Resolved { port: u8, ip: IpAddr, mac: Mac, is_router: bool },
-    /// A neighbor does not answer: what is held for it cannot be delivered.
+    /// A neighbor does not answer: what is held for it cannot be delivered, nor what comes until it is [gone](Effect::Gone).
     Failed { port: u8, ip: IpAddr },
     /// A neighbor is forgotten: the next packet to it has to ask.
     Gone { port: u8, ip: IpAddr },
@@ -349,9 +349,13 @@ impl Neighbors {
         self.with(port, now, out, |link, cx| link.confirm(ip, cx));
     }
 
-    /// A neighbor is given by the operator.
+    /// A neighbor is given by the operator. One of our own addresses, or a group, cannot be.
     pub fn add_static(&mut self, port: u8, ip: IpAddr, mac: Mac, now: u64, out: &mut Vec<Effect>) {
-        self.with(port, now, out, |link, cx| link.give(ip, Some(mac), cx));
+        self.with(port, now, out, |link, cx| {
+            if link.may_be_neighbor(ip) {
+                link.give(ip, Some(mac), cx);
+            }
+        });
     }
 
     /// A neighbor is given no longer.

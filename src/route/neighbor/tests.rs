@@ -2,15 +2,14 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use proptest::prelude::*;
-
 use super::nd::{ALL_NODES, group_mac, solicited_node};
 use super::*;
-use crate::config::neighbor::AdvertisedPrefix;
-use crate::config::source::{At, Place};
 use crate::config::units::Within;
-use crate::wire::arp::{Arp, REPLY, REQUEST};
-use crate::wire::{icmpv6, nd as wire};
+use crate::wire::arp::{REPLY, REQUEST};
+use crate::wire::nd as wire;
+
+mod hostile;
+mod routers;
 
 const US: Mac = [2, 0, 0, 0, 0, 0x10];
 const PEER: Mac = [2, 0, 0, 0, 0, 0x20];
