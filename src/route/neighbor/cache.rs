@@ -47,7 +47,9 @@ impl Cache {
         if entry.state == State::Incomplete {
             cx.out.push(Effect::Failed { port: cx.port, ip });
         }
-        cx.out.push(Effect::Gone { port: cx.port, ip });
+        if entry.wanted {
+            cx.out.push(Effect::Gone { port: cx.port, ip });
+        }
     }
 
     /// Puts back an entry that was `before`, and tells what became of it.
@@ -55,7 +57,10 @@ impl Cache {
         let port = cx.port;
         cx.timers.set(port, Timer::Neighbor(ip), after.due);
         match after.mac {
-            Some(mac) if before.is_none_or(|b| b.mac != after.mac || b.router != after.router) => {
+            Some(mac)
+                if after.wanted
+                    && before.is_none_or(|b| (b.mac, b.router, b.wanted) != (after.mac, after.router, true)) =>
+            {
                 cx.out.push(Effect::Resolved { port, ip, mac, is_router: after.router });
             }
             None if after.state == State::Silent && before.is_some_and(|b| b.state != State::Silent) => {
@@ -137,12 +142,10 @@ impl Link {
     /// A packet waits for a neighbor.
     pub fn want(&mut self, ip: IpAddr, cx: &mut Cx<'_>) {
         let port = cx.port;
-        if !self.up || !self.may_be_neighbor(ip) {
-            cx.out.extend([Effect::Failed { port, ip }, Effect::Gone { port, ip }]);
-            return;
-        }
+        let is_possible = self.up && self.may_be_neighbor(ip);
         let cache = self.cache(ip);
         match cache.table.get(ip).map(|entry| (entry.state, entry.mac, entry.router)) {
+            None if !is_possible => cx.out.extend([Effect::Failed { port, ip }, Effect::Gone { port, ip }]),
             None => {
                 // RFC 6583 section 7.1: of those being asked for the oldest goes, which had the most time to answer.
                 if cache.table.count(Class::Asked) >= cx.times.unresolved
@@ -155,8 +158,14 @@ impl Link {
             }
             Some((State::Silent, ..)) => cx.out.push(Effect::Failed { port, ip }),
             Some((_, Some(mac), is_router)) => {
-                cx.out.push(Effect::Resolved { port, ip, mac, is_router });
-                self.used(ip, cx);
+                // It is told of again, or now for the first time.
+                if cache.table.get(ip).is_some_and(|entry| entry.wanted) {
+                    cx.out.push(Effect::Resolved { port, ip, mac, is_router });
+                }
+                self.change(ip, cx, |entry, now, times, _| {
+                    entry.wanted = true;
+                    entry.used(now, times);
+                });
             }
             Some((_, None, _)) => {}
         }
@@ -167,7 +176,7 @@ impl Link {
         let cache = self.cache(ip);
         let Some(before) = cache.table.remove(ip) else { return };
         let mut after = before.clone();
-        let act = after.fire(cx.now, cx.times, || used(cx.port, ip));
+        let act = after.fire(cx.now, cx.times, || before.wanted && used(cx.port, ip));
         if act == Act::Forget {
             cache.table.put(ip, before);
             return cache.forget(ip, cx);
@@ -201,13 +210,14 @@ impl Link {
         self.change(ip, cx, Entry::confirm);
     }
 
-    /// A neighbor has told its MAC in passing. If it `asks_us` it gets an entry, if there is room without sending another away.
+    /// A neighbor has told its MAC in passing. If it `asks_us` it gets an entry, if there is room without sending another away;
+    /// nobody is told of it before a packet wants to go there, so that a flood of questions changes no table but this one.
     pub fn told(&mut self, ip: IpAddr, mac: Mac, asks_us: bool, cx: &mut Cx<'_>) {
         let cache = self.cache(ip);
         if cache.table.get(ip).is_some() {
             self.change(ip, cx, |entry, now, times, _| entry.told(mac, now, times));
         } else if asks_us && cache.table.known() < cx.times.limit {
-            let mut entry = Entry::incomplete(cx.now);
+            let mut entry = Entry { wanted: false, ..Entry::incomplete(cx.now) };
             entry.told(mac, cx.now, cx.times);
             cache.settle(ip, None, entry, cx);
         }

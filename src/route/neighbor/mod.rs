@@ -6,7 +6,8 @@
 //!
 //! What is believed: an answer to a question of ours makes an entry; anything else unasked only changes one that is there.
 //! The exception is a neighbor that asks for us, as Linux has it too: it will want an answer to what it sends next, so it
-//! gets a stale entry, yet never in another's place (RFC 826 "merge", RFC 4861 section 7.2.3).
+//! gets a stale entry, yet never in another's place (RFC 826 "merge", RFC 4861 section 7.2.3), and one that no effect tells of
+//! before a packet wants to go there.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -39,9 +40,9 @@ pub type Mac = [u8; 6];
 pub enum Effect {
     /// Send a frame (untagged, without padding) out of a port.
     Send { port: u8, frame: Vec<u8> },
-    /// A neighbor's MAC is known, has changed, or is asked for again; packets to it go there.
+    /// The MAC of a neighbor that packets have waited for (or that is given) is known, has changed, or is asked for again.
     Resolved { port: u8, ip: IpAddr, mac: Mac, is_router: bool },
-    /// A neighbor does not answer: what is held for it cannot be delivered.
+    /// A neighbor does not answer: what is held for it cannot be delivered, nor what comes until it is [gone](Effect::Gone).
     Failed { port: u8, ip: IpAddr },
     /// A neighbor is forgotten: the next packet to it has to ask.
     Gone { port: u8, ip: IpAddr },
@@ -101,6 +102,8 @@ pub struct Row {
     pub probes: u8,
     /// It says that it is a router.
     pub is_router: bool,
+    /// Packets have gone to it; else it has only asked for us, and no effect has told of it.
+    pub is_wanted: bool,
 }
 
 /// The settings as the machine wants them, in nanoseconds.
@@ -349,9 +352,13 @@ impl Neighbors {
         self.with(port, now, out, |link, cx| link.confirm(ip, cx));
     }
 
-    /// A neighbor is given by the operator.
+    /// A neighbor is given by the operator. One of our own addresses, or a group, cannot be.
     pub fn add_static(&mut self, port: u8, ip: IpAddr, mac: Mac, now: u64, out: &mut Vec<Effect>) {
-        self.with(port, now, out, |link, cx| link.give(ip, Some(mac), cx));
+        self.with(port, now, out, |link, cx| {
+            if link.may_be_neighbor(ip) {
+                link.give(ip, Some(mac), cx);
+            }
+        });
     }
 
     /// A neighbor is given no longer.
@@ -359,7 +366,7 @@ impl Neighbors {
         self.with(port, now, out, |link, cx| link.give(ip, None, cx));
     }
 
-    /// Does what is due. `used` is asked, every few seconds for each stale neighbor, whether the datapath has sent something to
+    /// Does what is due. `used` is asked, every few seconds for each stale neighbor that effects have told of, whether the datapath has sent something to
     /// it since the last time.
     pub fn tick(&mut self, now: u64, used: &mut dyn FnMut(u8, IpAddr) -> bool, out: &mut Vec<Effect>) {
         while let Some((port, timer)) = self.timers.take(now) {
@@ -387,6 +394,7 @@ impl Neighbors {
                 since: entry.since,
                 probes: entry.probes,
                 is_router: entry.router,
+                is_wanted: entry.wanted,
             })
         })
     }

@@ -50,6 +50,8 @@ pub struct Entry {
     pub probes: u8,
     /// Since when it is in this state.
     pub since: u64,
+    /// Packets of ours go to it, so that it is told of.
+    pub wanted: bool,
     /// When its MAC was learned.
     pub learned: u64,
     /// When something is to be done about it.
@@ -86,13 +88,13 @@ impl Entry {
     /// One that is to be asked for at once.
     pub fn incomplete(now: u64) -> Entry {
         let state = State::Incomplete;
-        Entry { state, mac: None, router: false, probes: 0, since: now, learned: now, due: Some(now) }
+        Entry { state, mac: None, router: false, wanted: true, probes: 0, since: now, learned: now, due: Some(now) }
     }
 
     /// One that the operator gives.
     pub fn given(mac: Mac, now: u64) -> Entry {
         let state = State::Static;
-        Entry { state, mac: Some(mac), router: false, probes: 0, since: now, learned: now, due: None }
+        Entry { state, mac: Some(mac), router: false, wanted: true, probes: 0, since: now, learned: now, due: None }
     }
 
     fn enter(&mut self, state: State, now: u64, due: u64) {
@@ -222,7 +224,7 @@ mod tests {
 
     fn entry(state: State) -> Entry {
         let mac = (!matches!(state, Incomplete | Silent)).then_some(A);
-        Entry { state, mac, router: true, probes: 0, since: 0, learned: 0, due: Some(0) }
+        Entry { state, mac, router: true, wanted: true, probes: 0, since: 0, learned: 0, due: Some(0) }
     }
 
     /// RFC 4861 appendix C, as printed: state, answer's MAC (none, same, other), solicited, override; then state and MAC.

@@ -26,6 +26,7 @@ fn class(entry: &Entry) -> Class {
         State::Incomplete => Class::Asked,
         State::Silent => Class::Silent,
         State::Stale => Class::Idle,
+        _ if !entry.wanted => Class::Idle,
         State::Reachable | State::Delay | State::Probe => Class::Live,
         State::Static => Class::Given,
     }

@@ -2,15 +2,14 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use proptest::prelude::*;
-
 use super::nd::{ALL_NODES, group_mac, solicited_node};
 use super::*;
-use crate::config::neighbor::AdvertisedPrefix;
-use crate::config::source::{At, Place};
 use crate::config::units::Within;
-use crate::wire::arp::{Arp, REPLY, REQUEST};
-use crate::wire::{icmpv6, nd as wire};
+use crate::wire::arp::{REPLY, REQUEST};
+use crate::wire::nd as wire;
+
+mod hostile;
+mod routers;
 
 const US: Mac = [2, 0, 0, 0, 0, 0x10];
 const PEER: Mac = [2, 0, 0, 0, 0, 0x20];
@@ -229,14 +228,17 @@ fn arp_requests_are_answered_and_remembered() {
     let mut scene = Scene::quick();
     let out = scene.hear(request((PEER, "192.0.2.9"), "192.0.2.1"));
     let answer = arp(REPLY, PEER, (US, "192.0.2.1"), (PEER, "192.0.2.9"));
-    assert_eq!(out, [resolved("192.0.2.9", PEER), Effect::Send { port: 0, frame: answer }]);
+    assert_eq!(out, [Effect::Send { port: 0, frame: answer }]);
     assert_eq!(scene.state("192.0.2.9"), Some((State::Stale, Some(PEER))));
     // A probe is answered and makes no entry (RFC 5227 section 2.1.1).
     let out = scene.hear(request((OTHER, "0.0.0.0"), "192.0.2.1"));
     assert_eq!(frames(&out), [arp(REPLY, OTHER, (US, "192.0.2.1"), (OTHER, "0.0.0.0"))]);
     assert_eq!(scene.neighbors.iter().count(), 1);
-    // Unused, it is forgotten.
-    assert_eq!(said(&scene.pass(606 * SECOND)), [gone("192.0.2.9")]);
+    // It is told of when a packet wants to go there; unused, it is forgotten.
+    assert_eq!(scene.want("192.0.2.9"), [resolved("192.0.2.9", PEER)]);
+    scene.hear(request((PEER, "192.0.2.7"), "192.0.2.1"));
+    let out = scene.pass(620 * SECOND);
+    assert_eq!((frames(&out).len(), said(&out), scene.neighbors.iter().count()), (3, vec![gone("192.0.2.9")], 0));
 }
 
 #[test]
@@ -276,13 +278,14 @@ fn arp_that_is_not_believed() {
         assert_eq!(scene.hear(frame), [], "{what}");
         assert_eq!(scene.neighbors.iter().count(), 0, "{what}");
     }
-    assert_eq!(scene.hear(good).len(), 2);
+    assert_eq!((scene.hear(good).len(), scene.neighbors.iter().count()), (1, 1));
 }
 
 #[test]
 fn gratuitous_arp_moves_what_is_known() {
     let mut scene = Scene::quick();
     scene.hear(request((PEER, "192.0.2.9"), "192.0.2.1"));
+    scene.want("192.0.2.9");
     for frame in [request((OTHER, "192.0.2.9"), "192.0.2.9"), arp(REPLY, ALL, (OTHER, "192.0.2.9"), (ALL, "192.0.2.9"))]
     {
         assert_eq!(scene.hear(frame.clone()), [], "within the lock time");
@@ -448,7 +451,8 @@ fn nd_resolves_and_answers() {
     // Asked by a link-local neighbor, by all, and by nobody (RFC 4861 section 7.2.4).
     let out = scene.hear(ns((PEER, "fe80::9"), "2001:db8::1"));
     let answer = ndp(136, (US, "2001:db8::1"), (PEER, "fe80::9"), &target(0xe0, "2001:db8::1"), &option(2, US));
-    assert_eq!(out, [resolved("fe80::9", PEER), Effect::Send { port: 0, frame: answer.clone() }]);
+    assert_eq!(out, [Effect::Send { port: 0, frame: answer.clone() }]);
+    assert_eq!(scene.state("fe80::9"), Some((State::Stale, Some(PEER))));
     // A unicast question without an option is answered where it came from.
     question = ndp(135, (PEER, "fe80::9"), (US, "2001:db8::1"), &target(0, "2001:db8::1"), &[]);
     assert_eq!(scene.hear(question), [Effect::Send { port: 0, frame: answer }]);
@@ -505,7 +509,7 @@ fn nd_that_is_not_believed() {
         assert_eq!(scene.hear(frame), [], "{what}");
         assert_eq!(scene.neighbors.iter().count(), 0, "{what}");
     }
-    assert_eq!(scene.hear(good.clone()).len(), 2);
+    assert_eq!((scene.hear(good.clone()).len(), scene.neighbors.iter().count()), (1, 1));
     // Extension headers in front are walked over, a fragment header is not (RFC 6980).
     for (kind, answers) in [(0, 1), (60, 1), (44, 0), (43, 0)] {
         let mut frame = good.clone();
