@@ -235,7 +235,9 @@ impl Book {
             };
             let items = if at == depth { prefix } else { child(address, at, below) };
             below = self.enlist(Node { items: vec![items], line });
-            let (entries, _, starts) = self.paint(below);
+            let (mut entries, starts) = ([0; SLOTS], self.starts(below));
+            self.paint(below, &mut entries);
+            self.cover(below, &mut entries, (0, SLOTS));
             self.trie.build(line, &starts, 0, &entries);
         }
         let line = self.node(below).line;
@@ -309,7 +311,7 @@ impl Book {
     fn repaint(&mut self, address: &[u8; 16], trail: &Trail, at: usize, changed: (usize, usize)) -> Result<(), Full> {
         let node = trail.nodes[at];
         let line = self.node(node).line;
-        let (entries, hops, starts) = self.paint(node);
+        let starts = self.starts(node);
         let had = self.trie.starts(line);
         let (need, size) = (lines_for(runs(&starts)), lines_for(runs(&had)));
         let block = if starts.iter().zip(&had).any(|(new, had)| new & !had != 0) {
@@ -319,12 +321,9 @@ impl Book {
         } else {
             None
         };
-        let (first, count) = changed;
-        for (slot, below) in self.node(node).children() {
-            if (first..first + count).contains(&usize::from(slot)) {
-                self.trie.put(Trie::cover_at(self.node(below).line), hops[usize::from(slot)]);
-            }
-        }
+        let mut entries = [0; SLOTS];
+        self.paint(node, &mut entries);
+        self.cover(node, &mut entries, changed);
         let Some(block) = block else {
             self.trie.fill(line, &had, &entries);
             return Ok(());
@@ -340,29 +339,43 @@ impl Book {
         Ok(())
     }
 
-    /// The entry and the hop of each slot of a node, and where its runs begin.
-    fn paint(&self, node: u32) -> ([u32; SLOTS], [u32; SLOTS], Starts) {
-        let node = self.node(node);
-        let (mut hops, mut starts) = ([0; SLOTS], [1, 0, 0, 0]);
-        let mut begin = |slot: usize| {
-            if let Some(word) = starts.get_mut(slot / 64) {
-                *word |= 1 << (slot % 64);
+    /// Where the runs of a node begin.
+    fn starts(&self, node: u32) -> Starts {
+        let mut starts = [1, 0, 0, 0];
+        for item in &self.node(node).items {
+            let (first, count) = match parts(*item).0 {
+                key if key < CHILDREN => span(key),
+                key => (usize::from(key - CHILDREN), 1),
+            };
+            for slot in [first, first + count] {
+                if let Some(word) = starts.get_mut(slot / 64) {
+                    *word |= 1 << (slot % 64);
+                }
             }
-        };
-        for (key, hop) in node.items.iter().map(|item| parts(*item)).take_while(|(key, _)| *key < CHILDREN) {
+        }
+        starts
+    }
+
+    /// The hop of each slot of a node.
+    fn paint(&self, node: u32, hops: &mut [u32; SLOTS]) {
+        let prefixes = self.node(node).items.iter().map(|item| parts(*item));
+        for (key, hop) in prefixes.take_while(|(key, _)| *key < CHILDREN) {
             let (first, count) = span(key);
             hops[first..first + count].fill(hop);
-            begin(first);
-            begin(first + count);
         }
-        let mut entries = hops;
-        for (slot, below) in node.children() {
-            let slot = usize::from(slot);
-            entries[slot] = NODE | self.node(below).line;
-            begin(slot);
-            begin(slot + 1);
+    }
+
+    /// Makes the hops of a node's slots its entries: those with children lead to them, and there the hop becomes the cover, as far as
+    /// it is among those that changed (first, count).
+    fn cover(&self, node: u32, entries: &mut [u32; SLOTS], changed: (usize, usize)) {
+        let changed = changed.0..changed.0 + changed.1;
+        for (slot, below) in self.node(node).children() {
+            let (slot, line) = (usize::from(slot), self.node(below).line);
+            if changed.contains(&slot) {
+                self.trie.put(Trie::cover_at(line), entries[slot]);
+            }
+            entries[slot] = NODE | line;
         }
-        (entries, hops, starts)
     }
 
     /// Brings the slots of a prefix of up to 16 bits up to date.

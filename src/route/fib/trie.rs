@@ -141,10 +141,10 @@ impl Trie {
             let address = address(i);
             let top = self.entry(Trie::top(address));
             hops[i] = top & !NODE;
-            under_way |= u64::from(top >> 31) << i;
-            // Of the root's lines only those that count: where all is in the top, they would take the place of others.
-            let line = if top & NODE == 0 { TOP_LINE } else { Trie::root(address) / PER_LINE };
-            arch::prefetch(&self.lines[line]);
+            if top & NODE != 0 {
+                arch::prefetch(&self.lines[Trie::root(address) / PER_LINE]);
+                under_way |= 1 << i;
+            }
         }
         for i in bits(under_way) {
             let entry = self.entry(Trie::root(address(i)));
