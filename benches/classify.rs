@@ -114,6 +114,7 @@ fn plan(text: &str) -> Arc<dyn FlowPlan> {
         flows: (64, 64),
         routing: None,
         routed: &mut None,
+        statics: &mut Vec::new(),
     };
     let Some(Plan::Flow(plan)) = Acl::plan(&config, &mut cx) else { panic!("{:#?}", mistakes.into_sorted()) };
     plan

@@ -15,25 +15,29 @@ use crate::config::names::PortName;
 use crate::config::port::{self, Device, Offload};
 use crate::config::source::{Mistake, Mistakes};
 use crate::config::units::Auto;
+use crate::control::slow;
 use crate::control::{DeviceCounters, PortState, PortView, Running, WorkerView};
 use crate::dpdk::eal::{self, Eal, EalConfig, Hugepages};
 use crate::dpdk::error::Error;
 use crate::dpdk::pool::Pool;
 use crate::dpdk::port::{Place, Port, PortConfig, RxQueue, TxQueue};
-use crate::dpdk::ring::ring;
+use crate::dpdk::ring::{Consumer, Producer, ring};
 use crate::flow::file::Unfit;
 use crate::flow::fragments::SLOTS;
 use crate::flow::region::Placement;
 use crate::io::dpdk::DpdkIo;
+use crate::kernel::namespace::Namespace;
+use crate::kernel::{self, Kernel};
 use crate::memory;
 use crate::packet::BATCH;
 use crate::packet::steer::Key;
 use crate::policy;
+use crate::stage::bucket::Bucket;
 use crate::stage::conntrack::Tables;
 use crate::stage::pipeline::{self, Blueprint, follows};
 use crate::stage::restore::Saved;
 use crate::stats::Sheet;
-use crate::worker::{self, Handoff, Mailbox, Setup, Signals, Worker};
+use crate::worker::{self, HELD, Handoff, Mailbox, Own, Setup, Signals, Worker};
 
 /// Why the appliance did not start.
 #[derive(Debug)]
@@ -65,6 +69,7 @@ const TABLES: (&[&str], u32) = (&["acl", "bpf"], 1024);
 pub struct Appliance {
     running: Arc<Running>,
     workers: Vec<eal::Running<Worker<DpdkIo>>>,
+    slow: Option<slow::Running>,
     signals: Arc<Signals>,
     clock: Arc<Clock>,
     ports: Vec<Arc<LivePort>>,
@@ -195,6 +200,8 @@ impl Appliance {
         let clock = Arc::new(Clock::new(tsc_hz));
         let yields = config.worker.idle == Idle::Yield || config.worker.oversubscribe;
         let handoffs = handoffs(workers, &begun)?;
+        let kernel = kernel(config, &blueprint, up)?;
+        let (mut owns, ends) = owns(config, &blueprint, workers)?;
         let key = Key::random();
         let mut all: Vec<_> = (0..workers).map(|worker| tables(&blueprint, eal, worker)).collect::<Result<_, _>>()?;
         let mut notes = eal.notes().to_vec();
@@ -217,7 +224,7 @@ impl Appliance {
                 key,
                 tables: all[index].take(),
                 handoff,
-                own: None,
+                own: owns[index].take(),
             };
             let published = Arc::new(blueprint.layout.published());
             let mailbox = Arc::new(Mailbox::default());
@@ -242,13 +249,37 @@ impl Appliance {
             }
         }
         eal.pin_control();
+        let slow = match (&blueprint.router, ends) {
+            (Some(router), Some((from, to))) => {
+                let pool = pools.values().next().expect("a port, and so a pool").clone();
+                let slow = slow::Slow {
+                    router: router.clone(),
+                    kernel,
+                    from,
+                    to,
+                    io: DpdkIo::new(Vec::new(), pool),
+                    links: links.clone(),
+                    carriers: blueprint.carriers.clone(),
+                    clock: clock.clone(),
+                };
+                match slow.start() {
+                    Ok(slow) => Some(slow),
+                    Err(error) => {
+                        signals.stop.store(true, Ordering::Relaxed);
+                        drop(running);
+                        return Err(Failure::Environment(format!("cannot start the slow path: {error}")));
+                    }
+                }
+            }
+            _ => None,
+        };
         let ports: Vec<Arc<LivePort>> =
             begun.into_iter().zip(config.devices()).map(|(begun, of)| Arc::new(live(begun.port, of))).collect();
         let mut views_of_ports: Vec<_> = ports.iter().map(|port| port.clone() as Arc<dyn PortView>).collect();
         views_of_ports.extend(vlans(config, &ports).map(|vlan| Arc::new(vlan) as Arc<dyn PortView>));
         let running_view = Arc::new(Running::new(config, blueprint, views, views_of_ports, links, tsc_hz));
         running_view.follow_links();
-        Ok(Appliance { running: running_view, workers: running, signals, clock, ports, pools, eal, notes })
+        Ok(Appliance { running: running_view, workers: running, slow, signals, clock, ports, pools, eal, notes })
     }
 
     /// What control knows of it.
@@ -268,6 +299,9 @@ impl Appliance {
 
     /// Stops the workers, then the ports, and gives everything back.
     pub fn stop(self) -> Stopped {
+        if let Some(slow) = &self.slow {
+            slow.say_farewell();
+        }
         self.signals.stop.store(true, Ordering::Relaxed);
         let (mut sheets, mut troubles, mut workers) = (Vec::new(), Vec::new(), Vec::new());
         for (index, worker) in self.workers.into_iter().enumerate() {
@@ -285,6 +319,8 @@ impl Appliance {
             }
             sheets.push(worker.as_ref().map(|worker| worker.sheet().clone()));
         }
+        // It gives back what workers had for it to the last.
+        drop(self.slow);
         // Queues go with their workers, and a port stops when no queue is left.
         drop(workers);
         let ports: Vec<PortState> = self.ports.iter().map(|port| port.state()).collect();
@@ -411,7 +447,8 @@ fn packets(config: &Config, workers: usize, queues: impl Iterator<Item = (usize,
     let ports = config.devices().len();
     let handoff = if workers > 1 { workers * (workers - 1 + ports) * RING } else { 0 };
     let held = if follows(config) { SLOTS } else { 0 };
-    rings + handoff + workers * (CACHED + (ports + 2) * BATCH + held) + CACHED + 1024
+    let (held, own) = if config.names.routes { (held + HELD, (workers + 1) * RING) } else { (held, 0) };
+    rings + handoff + workers * (CACHED + (ports + 2) * BATCH + held) + CACHED + own + 1024
 }
 
 /// A pool on each NUMA node that has a port.
@@ -514,6 +551,51 @@ fn handoffs(workers: usize, ports: &[Begun]) -> Result<Vec<Option<Handoff>>, Fai
         }
     }
     Ok(all.into_iter().map(Some).collect())
+}
+
+/// What gives the kernel an interface for each port, if it is to have them.
+fn kernel(config: &Config, blueprint: &Blueprint, up: u64) -> Result<Option<Kernel>, Failure> {
+    let Some(router) = &blueprint.router else { return Ok(None) };
+    if config.kernel.enabled == Some(false) {
+        return Ok(None);
+    }
+    let router = router.lock().unwrap_or_else(PoisonError::into_inner);
+    let ports = router.ports().iter().zip(&blueprint.carriers);
+    let ports = ports.map(|(port, carrier)| kernel::Port {
+        name: port.name.clone(),
+        mac: port.mac,
+        mtu: port.mtu,
+        addresses: port.addresses.clone(),
+        accept_ra: config.kernel.accept_ra,
+        link: up & (1 << carrier) != 0,
+    });
+    let namespace = Namespace::new(config.kernel.namespace.as_ref().map(|name| name.0.as_str()));
+    Kernel::start(namespace, ports.collect(), config.kernel.routes).map(Some).map_err(Failure::Environment)
+}
+
+/// For each worker its way to the box itself; and the other ends of these: from the workers, and to the first.
+#[expect(clippy::type_complexity, reason = "what it says")]
+fn owns(
+    config: &Config,
+    blueprint: &Blueprint,
+    workers: usize,
+) -> Result<(Vec<Option<Own>>, Option<(Vec<Consumer>, Producer)>), Failure> {
+    let Some(routed) = &blueprint.ways.routed else { return Ok(((0..workers).map(|_| None).collect(), None)) };
+    let refused = |errno| Failure::Environment(format!("cannot make a ring to a worker: {errno}"));
+    let (to, first) = ring(RING).map_err(refused)?;
+    let (mut owns, mut from, mut first) = (Vec::new(), Vec::new(), Some(first));
+    for _ in 0..workers {
+        let (producer, consumer) = ring(RING).map_err(refused)?;
+        from.push(consumer);
+        owns.push(Some(Own {
+            to: producer,
+            from: first.take(),
+            reasons: routed.reasons,
+            discovery: Bucket::new(config.kernel.discovery_rate.per_second, workers),
+            rest: Bucket::new(config.kernel.rate.per_second, workers),
+        }));
+    }
+    Ok((owns, Some((from, to))))
 }
 
 fn live(port: Port, of: &port::Port) -> LivePort {

@@ -366,6 +366,7 @@ mod tests {
             flows: (64, 64),
             routing: None,
             routed: &mut None,
+            statics: &mut Vec::new(),
             nat: &mut Draft::default(),
         };
         assert_eq!(cx.rule("web", &place, "allow"), Some(0));

@@ -1,6 +1,7 @@
 //! `[kernel]`: the host's own network stack beside the datapath. Form only; whether the namespace exists is found out at start.
 
 use super::reader::{FromToml, Item, Reader, parsed};
+use super::units::{Counted, Rate};
 
 crate::section! {
     /// `[kernel]`
@@ -11,6 +12,10 @@ crate::section! {
         pub namespace: Option<Namespace>,
         /// Routes of the kernel's main table by these interfaces are flowgate's too: those of a routing daemon or a DHCP client.
         pub routes: bool = true,
+        /// Packets a second, of all ports, that the kernel is given at most, ARP and neighbor discovery not counted: control-plane protection.
+        pub rate: Rate = Rate { per_second: 50_000, counted: Counted::Packets },
+        /// ARP, neighbor and router discovery a second, of all ports, that are heard at most.
+        pub discovery_rate: Rate = Rate { per_second: 5_000, counted: Counted::Packets },
         /// The kernel makes addresses and routes from router advertisements (SLAAC).
         pub accept_ra: bool = false,
     }

@@ -11,8 +11,8 @@ use toml::de::DeTable;
 use crate::policy::{self, Test};
 use crate::stage::{AnyConfig, Kind, REGISTRY};
 
-pub mod kernel;
 pub mod address;
+pub mod kernel;
 mod lists;
 pub mod machine;
 pub mod names;

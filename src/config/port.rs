@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::address::Address;
 use super::names::Tags;
+use super::neighbor::RouterAdvertisements;
 use super::reader::{FromToml, Item, Reader, parsed};
 use super::source::At;
 use super::units::{Auto, Within};
@@ -52,7 +53,7 @@ crate::section! {
         pub name: At<String>,
         /// The device: a PCI address (`0000:3b:00.0`) or a DPDK virtual device (`net_tap0,iface=lan0`), device arguments behind a comma. A port has either this or `parent`.
         pub device: Option<At<Device>>,
-        /// The port of which it is a VLAN: what arrives there with the tags of `vlan` arrives on this port, and what leaves by this port leaves there, tagged. Of the keys below it may have `zone`, `address`, `rpf` and `mtu`.
+        /// The port of which it is a VLAN: what arrives there with the tags of `vlan` arrives on this port, and what leaves by this port leaves there, tagged. Of the keys below it may have `zone`, `address`, `rpf`, `router_advertisements` and `mtu`.
         pub parent: Option<At<String>>,
         /// With `parent`: the VLAN id, or two of them for a VLAN within a VLAN, the outer one first.
         pub vlan: Option<At<Vec<Within<1, 4094>>>>,
@@ -64,6 +65,8 @@ crate::section! {
         pub address: Vec<At<Address>> = Vec::new(),
         /// How the sources of packets from this port are checked, if not as `rpf` of `[route]` says.
         pub rpf: Option<At<Rpf>>,
+        /// What the port tells hosts as an IPv6 router (RFC 4861); nothing if left out.
+        pub router_advertisements: Option<At<RouterAdvertisements>>,
         /// Largest packet without the Ethernet header and its tags, in bytes: 1500 if left out; of a VLAN, that of its parent.
         pub mtu: Option<At<Within<68, 9600>>>,
         /// Receive queues: one for each worker if the device has as many.

@@ -4,7 +4,7 @@
 //! workers read of routes and neighbors.
 
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -28,6 +28,11 @@ const NEWS: usize = 4096;
 /// Longest frame of a kernel interface.
 const LONGEST: usize = 10_000;
 
+/// What the thread is told: to go on, to say its last words and give back what it gets, to end.
+const RUN: u8 = 0;
+const FAREWELL: u8 = 1;
+const END: u8 = 2;
+
 /// What the slow path is started with.
 pub struct Slow {
     /// Routing.
@@ -50,7 +55,7 @@ pub struct Slow {
 
 /// A running slow path.
 pub struct Running {
-    stop: Arc<AtomicBool>,
+    stop: Arc<AtomicU8>,
     sign: Arc<poll::Sign>,
     thread: Option<JoinHandle<()>>,
 }
@@ -58,20 +63,20 @@ pub struct Running {
 impl Slow {
     /// Starts the thread; it stops when the result is dropped.
     pub fn start(self) -> std::io::Result<Running> {
-        let (stop, sign) = (Arc::new(AtomicBool::new(false)), Arc::new(poll::Sign::new()?));
+        let (stop, sign) = (Arc::new(AtomicU8::new(RUN)), Arc::new(poll::Sign::new()?));
         let (its_stop, its_sign) = (stop.clone(), sign.clone());
         let run = move || self.run(&its_stop, &its_sign);
         let thread = std::thread::Builder::new().name("flowgate-slow".into()).spawn(run)?;
         Ok(Running { stop, sign, thread: Some(thread) })
     }
 
-    fn run(mut self, stop: &AtomicBool, sign: &poll::Sign) {
+    fn run(mut self, stop: &AtomicU8, sign: &poll::Sign) {
         let mut links = self.links.load(Ordering::Relaxed);
         let now = self.clock.now();
         lock(&self.router).start(links, &self.carriers, now);
         let mut retry = Instant::now();
         let mut said = Vec::new();
-        while !stop.load(Ordering::Relaxed) {
+        while stop.load(Ordering::Relaxed) == RUN {
             let now = self.clock.now();
             let mut busy = self.take(now);
             busy |= self.give();
@@ -102,9 +107,15 @@ impl Slow {
             std::mem::take(&mut router.sends)
         };
         self.send(sends);
-        // The last words go out with the workers' next turns, and what they still bring is given back.
-        std::thread::sleep(Duration::from_millis(5));
-        self.drain();
+        // The last words go out with the workers' next turns; what they still bring is given back.
+        loop {
+            let ended = stop.load(Ordering::Acquire) == END;
+            self.drain();
+            if ended {
+                return;
+            }
+            std::thread::sleep(IDLE);
+        }
     }
 
     /// Frames for the box: control hears ARP and neighbor discovery, the kernel the rest, and answers too.
@@ -280,9 +291,18 @@ fn lock(router: &Mutex<Router>) -> std::sync::MutexGuard<'_, Router> {
     router.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Running {
+    /// Says what there is to say at the end, and gives workers the time to send it. From now on what they bring is dropped.
+    pub fn say_farewell(&self) {
+        self.stop.store(FAREWELL, Ordering::Relaxed);
+        self.sign.give();
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.store(END, Ordering::Release);
         self.sign.give();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

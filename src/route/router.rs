@@ -59,6 +59,8 @@ pub struct Router {
     rib: Rib<Written>,
     neighbors: Neighbors,
     ports: Vec<Port>,
+    /// Neighbors of the file.
+    given: Vec<(u8, IpAddr, [u8; 6])>,
     /// Frames to be sent, untagged, by logical port.
     pub sends: Vec<(u8, Vec<u8>)>,
     /// What the operator should know.
@@ -79,7 +81,8 @@ impl Router {
         let macs = Macs::new(ports.iter().map(|port| (port.mac, Vec::new())));
         let routing = Arc::new(Routing::new(fib.fib(), epochs, macs));
         for (index, port) in (0..).zip(&ports) {
-            let keep = Adjacency { state: State::Keep, port: index as u8, mtu: port.mtu, tags: port.tags, ..Adjacency::FREE };
+            let keep =
+                Adjacency { state: State::Keep, port: index as u8, mtu: port.mtu, tags: port.tags, ..Adjacency::FREE };
             routing.adjacencies.set(index, keep);
         }
         let rib = Rib::new(ports.len(), Written(fib), routing.hops.clone(), routing.adjacencies.clone());
@@ -88,6 +91,7 @@ impl Router {
             rib,
             neighbors: Neighbors::new(settings, std::process::id().into()),
             ports,
+            given: Vec::new(),
             sends: Vec::new(),
             notes: Vec::new(),
             effects: Vec::new(),
@@ -139,13 +143,33 @@ impl Router {
             self.neighbors.port(at as u8, &wanted, now, &mut self.effects);
             self.rib.link_up(at as u8, up);
         }
+        for (port, ip, mac) in self.given.clone() {
+            self.neighbors.add_static(port, ip, mac, now, &mut self.effects);
+        }
+        for (port, ip) in self.rib.gateways() {
+            self.neighbors.want(port, ip, now, &mut self.effects);
+        }
         self.changed = true;
         self.carry_out(now);
     }
 
+    /// The file says where a neighbor is.
+    pub fn give(&mut self, port: u8, ip: IpAddr, mac: [u8; 6]) {
+        self.given.push((port, ip, mac));
+    }
+
     /// All ports are up, for those who have none: `check`, `replay`, tests.
     pub fn pretend(&mut self) {
-        (0..self.ports.len()).for_each(|port| self.rib.link_up(port as u8, true));
+        for port in 0..self.ports.len() as u8 {
+            self.rib.link_up(port, true);
+        }
+        for (port, ip, mac) in self.given.clone() {
+            self.rib.neighbor(port, ip, NeighborState::Unresolved);
+            self.write(port, ip, State::Forward, mac);
+            self.rib.neighbor(port, ip, NeighborState::Resolved);
+        }
+        // What gateways are wanted is asked for when ports are there.
+        self.rib.effects().for_each(drop);
         self.publish(0);
     }
 

@@ -249,6 +249,7 @@ mod tests {
                 flows: (64, 64),
                 routing: None,
                 routed: &mut None,
+                statics: &mut Vec::new(),
                 nat: &mut Draft::default(),
             };
             Bpf::plan(&config, &mut cx)

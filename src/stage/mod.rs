@@ -303,6 +303,8 @@ pub struct PlanCx<'a> {
     pub routing: Option<&'a Arc<Routing>>,
     /// Where the stage that routes says what that adds.
     pub routed: &'a mut Option<apply::Routed>,
+    /// Where it puts the routes of the file.
+    pub statics: &'a mut Vec<crate::route::Route>,
     /// Where the stages that translate say what they do.
     pub nat: &'a mut Draft,
 }

@@ -18,6 +18,7 @@ use crate::log::Log;
 use crate::nat::{Draft, Nat};
 use crate::packet::steer::Key;
 use crate::packet::{BATCH, Batch, Mask, NO_PORT, bits};
+use crate::route::Source;
 use crate::route::fib::Capacity;
 use crate::route::router::{self, Router};
 use crate::route::vlan::Vlans;
@@ -126,7 +127,7 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
     let addresses = routing.as_ref().map(|routing| routing.addresses.clone());
     let mut nat = addresses.map_or_else(Draft::default, Draft::new);
     let (mut rules, mut adjacencies, mut mistakes) = (Rules::default(), Adjacencies::default(), Mistakes::default());
-    let (mut stages, mut routed) = (Vec::new(), None);
+    let (mut stages, mut routed, mut statics) = (Vec::new(), None, Vec::new());
     for stage in &config.pipeline {
         let mut cx = PlanCx {
             instance: stage.instance.clone(),
@@ -140,6 +141,7 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
             flows: config.memory.all_flows(),
             routing: routing.as_ref(),
             routed: &mut routed,
+            statics: &mut statics,
             nat: &mut nat,
         };
         let before = cx.mistakes.len();
@@ -164,6 +166,11 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
     });
     if !mistakes.is_empty() {
         return Err(mistakes.into_sorted());
+    }
+    let mut router = router;
+    if let Some(router) = &mut router {
+        statics.iter().for_each(|route| router.route(Source::Static, route, true));
+        router.pretend();
     }
     let vlans = Vlans::new(&names).map(Arc::new);
     let arrival = routed.as_ref().map(|of: &Routed| Arrival::new(of.routing.clone(), of.reasons));
@@ -208,18 +215,33 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
 /// Tables for routing between these ports.
 fn router(config: &Config, names: &Names, workers: usize) -> io::Result<Router> {
     let mtus = config.mtus();
+    let addresses_of = |at: u8| {
+        let own = names.addresses.iter().filter(|address| address.port == at);
+        own.map(|address| address.net).collect()
+    };
     let port = |(at, port): (usize, &PortName)| router::Port {
         name: port.name.clone(),
         // A port that is not there, under `check` and `replay`, has a MAC address for whoever tries it out.
         mac: port.mac.unwrap_or([0x02, 0, 0, 0, 0, at as u8]),
         mtu: mtus[at],
         tags: port.carrier.map_or([[0; 4]; 2], |carrier| carrier.tags.wire()),
-        addresses: Vec::new(),
-        advertises: None,
+        addresses: addresses_of(at as u8),
+        advertises: config
+            .ports
+            .get(at)
+            .and_then(|port| port.router_advertisements.as_ref())
+            .map(|at| at.value.clone()),
     };
     let ports = names.ports.iter().enumerate().map(port).collect();
-    let mut router = Router::new(workers, Capacity::default(), &config.neighbor, ports)?;
-    router.pretend();
+    let stage = config.pipeline.iter().filter_map(|stage| stage.config.as_ref());
+    let stage = stage.filter_map(|any| any.downcast_ref::<super::route::config::Config>()).next();
+    let capacity = stage.map_or(Capacity::default(), super::route::config::Config::capacity);
+    let mut router = Router::new(workers, capacity, &config.neighbor, ports)?;
+    for given in &config.neighbor.r#static {
+        if let Some(port) = names.port(&given.port) {
+            router.give(port, given.address.value, given.mac.value.0);
+        }
+    }
     Ok(router)
 }
 

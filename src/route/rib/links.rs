@@ -102,6 +102,12 @@ impl<F: Fib> Rib<F> {
         self.neighbors[*self.neighbor_of.get(&(port, ip))?].slot
     }
 
+    /// The gateways that routes lead to.
+    pub fn gateways(&self) -> Vec<(u8, IpAddr)> {
+        let is_gateway = |(_, index): &(_, &u32)| self.neighbors[**index].gateways > 0;
+        self.neighbor_of.iter().filter(is_gateway).map(|(neighbor, _)| *neighbor).collect()
+    }
+
     /// The neighbor that an adjacency is for.
     pub fn neighbor_at(&self, adjacency: u32) -> Option<(u8, IpAddr)> {
         let its = |(_, index): &(_, &u32)| self.neighbors[**index].slot == Some(adjacency);

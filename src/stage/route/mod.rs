@@ -110,6 +110,7 @@ impl Stage for Route {
     fn plan(config: &Config, cx: &mut PlanCx<'_>) -> Option<Plan> {
         let reasons = cx.reasons::<Drops>();
         let routing = cx.routing?.clone();
+        cx.statics.extend(config.routes(cx.names, cx.mistakes)?);
         *cx.routed = Some(Routed {
             routing: routing.clone(),
             reasons,
