@@ -11,6 +11,7 @@ use toml::de::DeTable;
 use crate::policy::{self, Test};
 use crate::stage::{AnyConfig, Kind, REGISTRY};
 
+pub mod address;
 pub mod kernel;
 mod lists;
 pub mod machine;
@@ -245,7 +246,7 @@ fn read_root(mut root: Table<'_>, reader: &mut Reader<'_>) -> Config {
     };
     REGISTRY.iter().for_each(|kind| root.know(kind.name));
     names.routes = pipeline.iter().any(|stage| stage.kind.name == ROUTE);
-    ports::check_routed(&names, reader.mistakes);
+    ports::check_routed(&ports, &names, reader.mistakes);
     let tests = root.key::<Vec<Test>>("test", Some(Vec::new), reader).unwrap_or_default();
     policy::check(&tests, &names, reader.mistakes);
     root.finish(reader);

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::{IpNet, Ipv4Net, Ipv4Subnets, Ipv6Net, Ipv6Subnets};
 
+use super::port::Rpf;
 use super::source::{At, Mistakes, Place, near_miss};
 use crate::packet::SELF_PORT;
 use crate::wire::ethernet::ethertype;
@@ -27,6 +28,21 @@ pub struct Names {
     pub sets: Vec<Set>,
     /// Services.
     pub services: Vec<NamedService>,
+    /// The ports' addresses, in file order.
+    pub addresses: Vec<PortAddress>,
+    /// How the sources of packets from some ports are checked, otherwise than those of others.
+    pub rpf: Vec<(u8, Rpf)>,
+}
+
+/// An address of a port.
+#[derive(Clone, Debug)]
+pub struct PortAddress {
+    /// The port.
+    pub port: u8,
+    /// The address, with the length of its subnet's prefix.
+    pub net: IpNet,
+    /// Where it is written.
+    pub place: Place,
 }
 
 /// A port as stages know it.
@@ -166,6 +182,11 @@ impl Names {
     /// Index of the zone called `name`.
     pub fn zone(&self, name: &str) -> Option<usize> {
         self.zones.iter().position(|zone| zone == name)
+    }
+
+    /// The addresses of a port, with the lengths of their subnets' prefixes.
+    pub fn addresses_of(&self, port: u8) -> impl Iterator<Item = IpNet> + '_ {
+        self.addresses.iter().filter(move |address| address.port == port).map(|address| address.net)
     }
 
     /// The set called `name` (without `@`).

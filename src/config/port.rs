@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use super::address::Address;
 use super::names::Tags;
 use super::reader::{FromToml, Item, Reader, parsed};
 use super::source::At;
@@ -29,6 +30,18 @@ crate::choice! {
     }
 }
 
+crate::choice! {
+    /// Whether a packet's source must be reached by the port it came from (RFC 3704).
+    pub enum Rpf {
+        /// It is not checked. RFC 1812 section 5.3.8 wants that to be the default.
+        Off = "off",
+        /// Some route leads to it.
+        Loose = "loose",
+        /// The route to it leads by that port.
+        Strict = "strict",
+    }
+}
+
 /// The MTU of a port that has a device, unless the file says so.
 pub const DEFAULT_MTU: u16 = 1500;
 
@@ -39,7 +52,7 @@ crate::section! {
         pub name: At<String>,
         /// The device: a PCI address (`0000:3b:00.0`) or a DPDK virtual device (`net_tap0,iface=lan0`), device arguments behind a comma. A port has either this or `parent`.
         pub device: Option<At<Device>>,
-        /// The port of which it is a VLAN: what arrives there with the tags of `vlan` arrives on this port, and what leaves by this port leaves there, tagged. Of the keys below it may have `zone` and `mtu`.
+        /// The port of which it is a VLAN: what arrives there with the tags of `vlan` arrives on this port, and what leaves by this port leaves there, tagged. Of the keys below it may have `zone`, `address`, `rpf` and `mtu`.
         pub parent: Option<At<String>>,
         /// With `parent`: the VLAN id, or two of them for a VLAN within a VLAN, the outer one first.
         pub vlan: Option<At<Vec<Within<1, 4094>>>>,
@@ -47,6 +60,10 @@ crate::section! {
         pub tpid: Option<Tpid>,
         /// The zone it belongs to; several ports may share one.
         pub zone: Option<At<String>>,
+        /// Its addresses, each with the length of its subnet's prefix; those that the kernel or a DHCP client adds to its interface are used as well.
+        pub address: Vec<At<Address>> = Vec::new(),
+        /// How the sources of packets from this port are checked, if not as `rpf` of `[route]` says.
+        pub rpf: Option<At<Rpf>>,
         /// Largest packet without the Ethernet header and its tags, in bytes: 1500 if left out; of a VLAN, that of its parent.
         pub mtu: Option<At<Within<68, 9600>>>,
         /// Receive queues: one for each worker if the device has as many.

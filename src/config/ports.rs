@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use super::address;
 use super::lists::is_word;
 use super::names::{Carrier, Names, PortName, SELF};
 use super::port::{DEVICE_KEYS, Device, Port, VLAN_KEYS, is_interface_name};
@@ -40,7 +41,11 @@ pub fn read_ports(root: &mut Table<'_>, names: &mut Names, reader: &mut Reader<'
             }
             None => {}
         }
-        ports.extend(Port::from_toml(item, reader));
+        let path = item.path.clone();
+        if let Some(port) = Port::from_toml(item, reader) {
+            route(&port, &path, names, reader.mistakes);
+            ports.push(port);
+        }
     }
     cut(names, 0, MOST_DEVICES, "devices", reader.mistakes);
     let first_vlan = names.ports.len();
@@ -51,6 +56,7 @@ pub fn read_ports(root: &mut Table<'_>, names: &mut Names, reader: &mut Reader<'
         let path = item.path.clone();
         if let Some(port) = Port::from_toml(item, reader) {
             carry(&port, &path, &ports, first_vlan, names, reader.mistakes);
+            route(&port, &path, names, reader.mistakes);
             ports.push(port);
         }
     }
@@ -137,6 +143,13 @@ fn carry(port: &Port, path: &str, devices: &[Port], first_vlan: usize, names: &m
     }
 }
 
+/// Notes what routing is to know of a port.
+fn route(port: &Port, path: &str, names: &mut Names, mistakes: &mut Mistakes) {
+    let Some(index) = names.port(&port.name.value) else { return };
+    address::note(index, &port.address, path, names, mistakes);
+    names.rpf.extend(port.rpf.as_ref().map(|rpf| (index, rpf.value)));
+}
+
 /// Notes a port's name and zone.
 fn declare(item: &Item<'_>, names: &mut Names, reader: &mut Reader<'_>) {
     let zone = item.peek("zone").map(|(zone, span)| {
@@ -167,11 +180,19 @@ fn declare(item: &Item<'_>, names: &mut Names, reader: &mut Reader<'_>) {
     }
 }
 
-/// Notes VLANs where nothing tells their frames from their parents'.
-pub fn check_routed(names: &Names, mistakes: &mut Mistakes) {
+/// Notes VLANs where nothing tells their frames from their parents', and addresses where nobody answers to them.
+pub fn check_routed(ports: &[Port], names: &Names, mistakes: &mut Mistakes) {
+    let help = "add \"route\" to pipeline.stages, or remove it";
+    for port in ports.iter().filter(|_| !names.routes) {
+        let places = port.address.first().map(|address| &address.place).into_iter();
+        for place in places.chain(port.rpf.as_ref().map(|rpf| &rpf.place)) {
+            let message = format!("{:?} has addresses or checks sources, which only routing does", port.name.value);
+            mistakes.with_help(place, "port", message, help);
+        }
+    }
     for port in names.ports.iter().filter(|port| port.carrier.is_some() && !names.routes) {
         let message = format!("{:?} is a VLAN of a port, and only routing knows VLANs as ports", port.name);
-        mistakes.with_help(&port.place, "port", message, "add \"route\" to pipeline.stages, or remove it");
+        mistakes.with_help(&port.place, "port", message, help);
     }
 }
 

@@ -23,7 +23,8 @@ pub fn parts(address: IpNet) -> Vec<(IpNet, Part)> {
             // RFC 3021: a subnet of two hosts has no other addresses. RFC 919, section 7; the one with all host bits clear
             // is an older form of the same (RFC 1812, section 5.3.5.1).
             if net.prefix_len() <= 30 {
-                let broadcast = [net.broadcast(), net.network()].map(|address| (Ipv4Net::from(address).into(), Part::Broadcast));
+                let broadcast =
+                    [net.broadcast(), net.network()].map(|address| (Ipv4Net::from(address).into(), Part::Broadcast));
                 parts.extend(broadcast);
             }
             if net.prefix_len() <= 31 {
@@ -54,7 +55,10 @@ mod tests {
     #[test]
     fn what_follows_from_an_address() {
         let cases: [(&str, &[&str]); 7] = [
-            ("10.1.2.3/24", &["10.1.2.0/24 Subnet", "10.1.2.0/32 Broadcast", "10.1.2.3/32 Local", "10.1.2.255/32 Broadcast"]),
+            (
+                "10.1.2.3/24",
+                &["10.1.2.0/24 Subnet", "10.1.2.0/32 Broadcast", "10.1.2.3/32 Local", "10.1.2.255/32 Broadcast"],
+            ),
             ("10.1.2.0/31", &["10.1.2.0/31 Subnet", "10.1.2.0/32 Local"]),
             ("10.1.2.3/32", &["10.1.2.3/32 Local"]),
             ("2001:db8::1/64", &["2001:db8::/64 Subnet", "2001:db8::/128 Local", "2001:db8::1/128 Local"]),

@@ -180,7 +180,11 @@ impl<F: Fib> Rib<F> {
             leads: self.leads(&target.what),
             standing,
             hop: target.hop,
-            next: self.members(entry.target).into_iter().map(|member| self.next(member.who, member.weight, member.alive)).collect(),
+            next: self
+                .members(entry.target)
+                .into_iter()
+                .map(|member| self.next(member.who, member.weight, member.alive))
+                .collect(),
         }
     }
 

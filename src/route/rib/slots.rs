@@ -24,8 +24,7 @@ pub struct Slots {
 impl Slots {
     /// Of an array of `room` slots, those from `first` on.
     pub fn new(first: usize, room: usize) -> Slots {
-        let mut slots =
-            Slots { free: Default::default(), retired: VecDeque::new(), seal: Seal(0), used: 0 };
+        let mut slots = Slots { free: Default::default(), retired: VecDeque::new(), seal: Seal(0), used: 0 };
         (first..room).for_each(|slot| slots.put(slot as u32, 0));
         slots
     }

@@ -376,7 +376,9 @@ fn what_was_given_back_is_not_used_before_its_release() {
         (hop, first, rib.adjacency(0, ip(gateway)).expect("a slot"))
     };
     // A worker that still has the old hop finds what it was.
-    assert!(matches!(rib.hops.choose(hop, 0), Hop::Forward { adjacency, .. } if rib.table.at(adjacency).state == State::Unresolved));
+    assert!(
+        matches!(rib.hops.choose(hop, 0), Hop::Forward { adjacency, .. } if rib.table.at(adjacency).state == State::Unresolved)
+    );
     let second = again(&mut rib, "10.0.0.3@0 10.0.1.3@1", "10.0.0.3");
     assert!(second.0 != hop && second.1 != first && second.2 != slot);
     let seal = rib.seal().expect("something waits");

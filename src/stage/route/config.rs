@@ -1,35 +1,42 @@
 //! The keys of `[route]`.
 
 use crate::config::names::Names;
-use crate::config::units::{Counted, Rate};
+pub use crate::config::port::Rpf;
+use crate::config::units::{Counted, Rate, Within};
+use crate::route::fib::Capacity;
 
-crate::choice! {
-    /// Whether a packet's source must be reached by the port it came from (RFC 3704).
-    pub enum Rpf {
-        /// It is not checked. RFC 1812 section 5.3.8 wants that to be the default.
-        Off = "off",
-        /// Some route leads to it.
-        Loose = "loose",
-        /// The route to it leads by that port.
-        Strict = "strict",
-    }
-}
+use super::statics::StaticRoute;
 
 crate::section! {
     /// `[route]`
     pub struct Config {
-        /// Whether a packet's source must be reached by the port it came from: `strict`; by any port: `loose`; or is not looked at.
+        /// Whether a packet's source must be reached by the port it came from: `strict`; by any port: `loose`; or is not looked at. A port's own `rpf` comes before it.
         pub rpf: Rpf = Rpf::Off,
         /// ICMP errors that the whole box sends, at most (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f)).
         pub icmp_errors: Rate = Rate { per_second: 1000, counted: Counted::Packets },
         /// Lower the MSS in TCP handshakes to what the egress port's MTU takes, for paths on which ICMP is lost.
         pub clamp_mss: bool = false,
+        /// Routes that the kernel has are used: those of routing daemons, DHCP clients, router advertisements and `ip route`.
+        pub kernel: bool = true,
+        /// IPv4 prefixes there is room for.
+        pub routes_v4: Within<1000, 16777216> = Within(1_000_000),
+        /// IPv6 prefixes there is room for.
+        pub routes_v6: Within<1000, 16777216> = Within(250_000),
+        /// Routes of the file. They come before the kernel's to the same prefix.
+        pub r#static: Vec<StaticRoute> = Vec::new(),
     }
 }
 
 impl Config {
     /// By port: how sources are checked.
     pub fn reverse_path(&self, names: &Names) -> Vec<Rpf> {
-        vec![self.rpf; names.ports.len()]
+        let mut rpf = vec![self.rpf; names.ports.len()];
+        names.rpf.iter().for_each(|(port, own)| rpf[usize::from(*port)] = *own);
+        rpf
+    }
+
+    /// What the forwarding table is to have room for.
+    pub fn capacity(&self) -> Capacity {
+        Capacity { v4: self.routes_v4.0 as usize, v6: self.routes_v6.0 as usize }
     }
 }

@@ -23,6 +23,7 @@ use super::{Action, Cx, Depth, FlowCommit, FlowPlan, Plan, PlanCx, Stage};
 pub mod arrival;
 pub mod config;
 pub mod martian;
+pub mod statics;
 
 use config::{Config, Rpf};
 use martian::Kind;
