@@ -17,6 +17,7 @@ use crate::flow::region::Placement;
 use crate::log::Log;
 use crate::packet::steer::Key;
 use crate::packet::{BATCH, Batch, Mask, NO_PORT, bits};
+use crate::route::Source;
 use crate::route::fib::Capacity;
 use crate::route::router::{self, Router};
 use crate::route::vlan::Vlans;
@@ -27,6 +28,7 @@ use super::apply::{Adjacencies, Routed, Ways, apply, refuse};
 use super::conntrack::{Around, Conntrack, Settings, Tables};
 use super::ingress::Ports;
 use super::route::arrival::Arrival;
+use super::route::config as route;
 use super::synproxy::Note;
 use super::track::{FlowStage, Tracker, conclude};
 use super::visit::Visit;
@@ -114,13 +116,14 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
         })
         .collect();
     let conntrack = config.pipeline.iter().any(|stage| stage.kind.name == Conntrack::NAME);
-    let router = names.routes.then(|| router(config, &names, workers)).transpose().map_err(|error| {
+    let mut mistakes = Mistakes::default();
+    let router = names.routes.then(|| router(config, &names, workers, &mut mistakes)).transpose().map_err(|error| {
         let mut mistakes = Mistakes::default();
         mistakes.at(&config.pipeline_place, "pipeline.stages", format!("no memory for routing tables: {error}"));
         mistakes.into_sorted()
     })?;
     let routing = router.as_ref().map(|router| router.routing().clone());
-    let (mut rules, mut adjacencies, mut mistakes) = (Rules::default(), Adjacencies::default(), Mistakes::default());
+    let (mut rules, mut adjacencies) = (Rules::default(), Adjacencies::default());
     let (mut stages, mut routed) = (Vec::new(), None);
     for stage in &config.pipeline {
         let mut cx = PlanCx {
@@ -197,8 +200,10 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
     })
 }
 
-/// Tables for routing between these ports.
-fn router(config: &Config, names: &Names, workers: usize) -> io::Result<Router> {
+/// Tables for routing between these ports, with their addresses and the routes of the file.
+fn router(config: &Config, names: &Names, workers: usize, mistakes: &mut Mistakes) -> io::Result<Router> {
+    let configs = config.pipeline.iter().filter_map(|stage| stage.config.as_ref()?.downcast_ref::<route::Config>());
+    let own = configs.last();
     let mtus = config.mtus();
     let port = |(at, port): (usize, &PortName)| router::Port {
         name: port.name.clone(),
@@ -206,11 +211,15 @@ fn router(config: &Config, names: &Names, workers: usize) -> io::Result<Router> 
         mac: port.mac.unwrap_or([0x02, 0, 0, 0, 0, at as u8]),
         mtu: mtus[at],
         tags: port.carrier.map_or([[0; 4]; 2], |carrier| carrier.tags.wire()),
-        addresses: Vec::new(),
+        addresses: names.addresses_of(at as u8).collect(),
         advertises: None,
     };
     let ports = names.ports.iter().enumerate().map(port).collect();
-    let mut router = Router::new(workers, Capacity::default(), &config.neighbor, ports)?;
+    let mut router =
+        Router::new(workers, own.map_or_else(Capacity::default, route::Config::capacity), &config.neighbor, ports)?;
+    for route in own.and_then(|own| own.routes(names, mistakes)).unwrap_or_default() {
+        router.route(Source::Static, &route, true);
+    }
     router.pretend();
     Ok(router)
 }
