@@ -39,7 +39,7 @@ fn parts(item: u64) -> (Key, u32) {
 /// The first slot of a prefix in a node, and how many it has.
 fn span(key: Key) -> (usize, usize) {
     let bits = key.ilog2();
-    (usize::from(key) - (1 << bits) << (8 - bits), 1 << (8 - bits))
+    ((usize::from(key) - (1 << bits)) << (8 - bits), 1 << (8 - bits))
 }
 
 /// What a node is made of.
@@ -496,7 +496,7 @@ impl Book {
     pub(super) fn iter(&self) -> impl Iterator<Item = ([u8; 16], u8, u32)> {
         let short = self.short.iter().enumerate().skip(1).filter(|(_, hop)| **hop != 0).map(|(key, hop)| {
             let len = key.ilog2() as u8;
-            let slot = (key - (1 << len) << (16 - len)) as u16;
+            let slot = ((key - (1 << len)) << (16 - len)) as u16;
             (padded(&slot.to_be_bytes()), len, *hop)
         });
         let roots = (0..ROOT).rev().filter(|slot| self.roots[*slot] != NONE);
