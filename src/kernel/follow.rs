@@ -55,6 +55,8 @@ pub struct Follower {
     routes: bool,
     tables: Tables,
     dump: Option<Dump>,
+    /// A request whose dump was given up: the kernel begins no other before all of it is read.
+    rest_of: Option<u32>,
     /// Whether the kernel may have changed more than it told.
     stale: bool,
     not_before: Option<Instant>,
@@ -89,6 +91,7 @@ impl Follower {
             routes,
             tables,
             dump: None,
+            rest_of: None,
             stale: true,
             not_before: None,
             mishaps: Mishaps::default(),
@@ -109,6 +112,10 @@ impl Follower {
     /// right.
     pub fn poll(&mut self, now: Instant, budget: usize, out: &mut dyn FnMut(Event)) -> io::Result<bool> {
         let drained = self.read_news(budget, out)?;
+        self.skip_rest(budget)?;
+        if self.rest_of.is_some() {
+            return Ok(true);
+        }
         if self.dump.is_none() && self.stale && drained && self.not_before.is_none_or(|from| now >= from) {
             // News from before a gap have all been read: the dump knows better than they.
             self.stale = false;
@@ -190,8 +197,31 @@ impl Follower {
 
     /// The dump under way is of no use, or there has to be one.
     fn give_up(&mut self) {
-        self.dump = None;
+        if let Some(number) = self.dump.take().and_then(|dump| dump.number) {
+            self.rest_of = Some(number);
+        }
         self.stale = true;
+    }
+
+    /// Reads what is left of a dump that was given up.
+    fn skip_rest(&mut self, budget: usize) -> io::Result<()> {
+        for _ in 0..budget {
+            let Some(number) = self.rest_of else { return Ok(()) };
+            match self.dumps.receive(&mut self.buffer, false) {
+                Ok(datagram) => {
+                    messages(datagram, |message| {
+                        if message.sequence == number && message.result().is_some() {
+                            self.rest_of = None;
+                        }
+                    });
+                }
+                // Nothing more will come.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.rest_of = None,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Reads on; whether there may be more to read at once.
@@ -223,7 +253,10 @@ impl Follower {
                     return Ok(false);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.rest_of = dump.number;
+                    return Err(error);
+                }
             };
             let mut result = Ok(());
             messages(datagram, |message| {

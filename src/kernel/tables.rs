@@ -514,7 +514,7 @@ mod tests {
         assert_eq!(tell("1.1.1.3", 11, Change::Prepend), ["1.1.1.3"]);
         assert!(tell("1.1.1.4", 99, Change::Prepend).is_empty(), "by an interface that is no port");
         assert_eq!(tell("1.1.1.3", 11, Change::Delete), ["1.1.1.1"]);
-        assert_eq!(tell("1.1.1.5", 11, Change::Replace), Vec::<String>::new());
+        assert_eq!(tell("1.1.1.5", 11, Change::Replace), ["1.1.1.5"]);
         assert_eq!(tell("1.1.1.1", 10, Change::Delete), Vec::<String>::new());
     }
 
