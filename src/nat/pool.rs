@@ -100,6 +100,7 @@ mod tests {
     use super::*;
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
         fn shares_are_the_ports_a_worker_owns(a: u16, b: u16, workers in 1usize..9) {
             let range = a.min(b)..=a.max(b);
