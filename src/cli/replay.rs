@@ -327,6 +327,10 @@ const RULES: usize = 50;
 
 /// The index of a port named on the command line.
 fn port_index(config: &Config, option: &str, name: &str) -> Result<u8, Refusal> {
+    if let Some(vlan) = config.names.port(name).and_then(|port| config.names.ports[usize::from(port)].carrier) {
+        let parent = &config.names.ports[usize::from(vlan.parent)].name;
+        return Err((USAGE, format!("{option} {name}: {name:?} is a VLAN: give the packets of {parent:?}, tagged")));
+    }
     config.names.port(name).ok_or_else(|| {
         let known = || config.names.ports.iter().map(|port| port.name.as_str());
         let help = match near_miss(name, known()) {

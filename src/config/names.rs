@@ -91,6 +91,15 @@ impl Tags {
     }
 }
 
+impl Carrier {
+    /// A frame of the VLAN as it is on the parent. Of one too short for MAC addresses nothing changes.
+    pub fn tagged(&self, frame: &[u8]) -> Vec<u8> {
+        let Some((macs, rest)) = frame.split_at_checked(12) else { return frame.to_vec() };
+        let tags = self.tags.wire().concat();
+        [macs, &tags[..4 + 4 * usize::from(self.tags.inner.is_some())], rest].concat()
+    }
+}
+
 impl std::fmt::Display for Tags {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.outer)?;

@@ -224,10 +224,23 @@ impl Explainer {
         }
     }
 
-    /// Takes one frame of at most [`LONGEST`] bytes through the datapath as it arrives on `port` at time `now` (Unix nanoseconds); what is longer
-    /// is cut. `flow` is the entry of its flow, as a worker copied it for [`flow_of`](Explainer::flow_of); empty if there is none.
+    /// The port with the device, and the frame there, of a frame that arrives on `port`: on a VLAN, without the VLAN's tags. What
+    /// is longer than [`LONGEST`] is cut.
+    fn received(&self, port: u8, bytes: &[u8]) -> (u8, Vec<u8>) {
+        let (port, mut bytes) = match self.names.ports[usize::from(port)].carrier {
+            Some(carrier) => (carrier.parent, carrier.tagged(bytes)),
+            None => (port, bytes.to_vec()),
+        };
+        bytes.truncate(LONGEST);
+        (port, bytes)
+    }
+
+    /// Takes one frame of at most [`LONGEST`] bytes through the datapath as it arrives on `port` at time `now` (Unix
+    /// nanoseconds); what is longer is cut. `flow` is the entry of its flow, as a worker copied it for [`flow_of`](Explainer::flow_of); empty if there is none.
     pub fn explain(&self, port: u8, bytes: &[u8], now: u64, flow: &[Row]) -> Explanation {
-        let bytes = &bytes[..bytes.len().min(LONGEST)];
+        let facts = self.flow_of(port, bytes);
+        let (device, bytes) = self.received(port, bytes);
+        let bytes = &bytes[..];
         let setup = Setup {
             blueprint: self.blueprint.clone(),
             index: 0,
@@ -241,18 +254,16 @@ impl Explainer {
             own: None,
         };
         let mut worker = Worker::new(MemoryIo::new(self.mtus.len(), 8, bytes.len()), Recorder::default(), setup);
-        if let (Some(facts), Some(tracker), false) =
-            (self.flow_of(port, bytes), worker.pipeline_mut().tracker_mut(), flow.is_empty())
-        {
+        if let (Some(facts), Some(tracker), false) = (facts, worker.pipeline_mut().tracker_mut(), flow.is_empty()) {
             tracker.adopt(&facts, flow);
         }
-        worker.io().push(port, bytes, |_| ());
+        worker.io().push(device, bytes, |_| ());
         worker.turn(now);
         // What was sent goes back to its heap, which could not be freed otherwise.
         (0..self.mtus.len()).for_each(|port| while worker.io().pull(port as u8, |_| ()).is_some() {});
         let Recorder { steps, end, answer, .. } = std::mem::take(worker.observer());
-        let (end, mut facts) = end.map_or((End::Kept, Meta::UNKNOWN), |(outcome, facts)| (End::Known(outcome), facts));
-        facts.port = port;
+        let kept = (End::Kept, Meta { port, ..Meta::UNKNOWN });
+        let (end, facts) = end.map_or(kept, |(outcome, facts)| (End::Known(outcome), facts));
         let mut heap = Heap::new(1, bytes.len());
         let whole = heap.frame(bytes).expect("a heap for this frame");
         let (headers, summary) = (headers(&whole, &self.blueprint.layout), summary(&whole, &Meta::UNKNOWN));
@@ -262,10 +273,10 @@ impl Explainer {
 
     /// The facts by which a frame's flow is found; `None` if it belongs to none.
     pub fn flow_of(&self, port: u8, bytes: &[u8]) -> Option<Meta> {
-        let bytes = &bytes[..bytes.len().min(LONGEST)];
+        let (device, bytes) = self.received(port, bytes);
         let mut heap = Heap::new(1, bytes.len());
-        let mut frame = heap.frame(bytes)?;
-        if self.strip & 1 << port != 0 {
+        let mut frame = heap.frame(&bytes)?;
+        if self.strip & 1 << device != 0 {
             strip_tag(&mut frame);
         }
         let mut meta = Meta::UNKNOWN;

@@ -149,11 +149,11 @@ impl Bench {
             handoff: None,
             own: None,
         };
-        let worker = Worker::new(MemoryIo::new(config.devices().len(), 4096, 9700), Witness::default(), setup);
+        let worker = Worker::new(MemoryIo::new(ports.len(), 4096, 9700), Witness::default(), setup);
         Bench { worker, blueprint, names: config.names, ports, created: 0, held: 0, now: 1_700_000_000_000_000_000 }
     }
 
-    /// Puts one frame into a port and says where it ended. Time moves on by a microsecond.
+    /// Puts one frame into a port, a VLAN's without its tags, and says where it ended. Time moves on by a microsecond.
     pub fn push(&mut self, port: &str, bytes: &[u8]) -> End {
         let mut ends = self.push_all(port, &[bytes]);
         ends.remove(0)
@@ -168,11 +168,12 @@ impl Bench {
     /// As [`Bench::push_all`], after `prepare` has marked each frame as the port would have.
     pub fn push_with<B: AsRef<[u8]>>(&mut self, port: &str, frames: &[B], prepare: impl Fn(&mut Frame)) -> Vec<End> {
         let index = self.port(port);
-        for bytes in frames {
-            assert!(
-                self.worker.io().push(index, bytes.as_ref(), &prepare),
-                "the bench takes 4096 frames of 9700 bytes"
-            );
+        let carrier = self.names.ports[usize::from(index)].carrier;
+        for frame in frames {
+            let tagged = carrier.map(|carrier| carrier.tagged(frame.as_ref()));
+            let (device, bytes) = (carrier.map_or(index, |carrier| carrier.parent), tagged.as_deref());
+            let bytes = bytes.unwrap_or(frame.as_ref());
+            assert!(self.worker.io().push(device, bytes, &prepare), "the bench takes 4096 frames of 9700 bytes");
         }
         loop {
             self.worker.turn(self.now);

@@ -588,6 +588,7 @@ mod tests {
     use super::*;
     use crate::config::names::Service;
     use crate::packet::Meta;
+    use crate::packet::SELF_PORT;
     use crate::packet::meta::flag;
     use crate::stage::classes::Prefix;
 
@@ -624,17 +625,15 @@ mod tests {
         }
     }
 
-    /// The small universe: ports 0 and 1 on a wire, port 2 from which packets go anywhere; sources of 192.0.2.0/29 and
+    /// The small universe: ports 0 and 1 on a wire, port 2 from which packets go anywhere, the box itself, which sends to port 0; sources of 192.0.2.0/29 and
     /// destinations of its first half, and one beside each; two of IPv6 and one beside; a few services and source ports; tagged
     /// and not.
     fn small_exits() -> Vec<Ports> {
-        [&[1][..], &[0], &[0, 1, NO_PORT]]
-            .map(|exits| {
-                let mut ports = Ports::default();
-                exits.iter().for_each(|port| ports.insert(*port));
-                ports
-            })
-            .into()
+        let mut all = vec![Ports::default(); usize::from(SELF_PORT) + 1];
+        for (from, exits) in [(0, &[1][..]), (1, &[0]), (2, &[0, 1, SELF_PORT, NO_PORT]), (SELF_PORT, &[0])] {
+            exits.iter().for_each(|port| all[usize::from(from)].insert(*port));
+        }
+        all
     }
 
     fn small_packets() -> Vec<(Packet, Meta)> {
@@ -650,7 +649,7 @@ mod tests {
         services.extend([0x800, 0x801, 0x900].map(|icmp| (ICMP, Some(icmp), 0)));
         services.extend([0x800, 0x801, 0x900].map(|icmp| (ICMPV6, Some(icmp), 0)));
         let mut packets = Vec::new();
-        for (from, to) in [(0, 1), (1, 0), (2, 0), (2, 1), (2, NO_PORT)] {
+        for (from, to) in [(0, 1), (1, 0), (2, 0), (2, 1), (2, SELF_PORT), (2, NO_PORT), (SELF_PORT, 0)] {
             for &(source, destination) in &addresses {
                 let family = if source.is_ipv4() { Family::V4 } else { Family::V6 };
                 for &(proto, detail, sport) in services.iter().filter(|(p, d, _)| d.is_none() || shows(*p, family)) {
@@ -679,11 +678,13 @@ mod tests {
 
     fn small_rule() -> impl Strategy<Value = Rule> {
         let ports = || {
-            prop_oneof![3 => Just(8 + 7u8), 2 => 1u8..16].prop_map(|mask| {
+            prop_oneof![3 => Just(16 + 8 + 7u8), 2 => 1u8..32].prop_map(|mask| {
                 let mut ports = Ports::default();
-                [0, 1, 2, NO_PORT].iter().enumerate().filter(|(at, _)| mask >> at & 1 != 0).for_each(|(_, port)| {
-                    ports.insert(*port);
-                });
+                [0, 1, 2, SELF_PORT, NO_PORT].iter().enumerate().filter(|(at, _)| mask >> at & 1 != 0).for_each(
+                    |(_, port)| {
+                        ports.insert(*port);
+                    },
+                );
                 ports
             })
         };

@@ -8,6 +8,7 @@ use crate::config::machine::LogFormat;
 use crate::config::names::Service;
 use crate::config::source::Source;
 use crate::control::log::Scribe;
+use crate::packet::SELF_PORT;
 use crate::packet::decode::decode;
 use crate::packet::meta::flag;
 use crate::stage::classes::{Prefix, prefix_mask};
@@ -89,11 +90,14 @@ fn service() -> impl Strategy<Value = Service> {
 fn some_ports() -> impl Strategy<Value = Ports> {
     prop_oneof![
         3 => Just(u8::MAX),
-        2 => 1u8..8,
+        2 => 1u8..16,
     ]
     .prop_map(|mask| {
         let mut ports = if mask == u8::MAX { Ports::all(PORTS) } else { Ports::default() };
         (0..PORTS as u8).filter(|port| mask >> port & 1 != 0).for_each(|port| ports.insert(port));
+        if mask >> PORTS & 1 != 0 {
+            ports.insert(SELF_PORT);
+        }
         if mask == u8::MAX {
             ports.insert(NO_PORT);
         }
@@ -140,7 +144,7 @@ fn packet() -> impl Strategy<Value = (Meta, u8)> {
         prop_oneof![6 => prop::sample::select(PROTOCOLS.to_vec()), 1 => any::<u8>()],
         (prop::sample::select(vec![0u8, 8, 128, 3]), 0u8..4),
         prop_oneof![Just(7u16), Just(100), Just(199), Just(200), any::<u16>()],
-        (prop_oneof![8 => 0u8..PORTS as u8, 1 => any::<u8>()], prop_oneof![8 => 0u8..PORTS as u8, 1 => Just(NO_PORT)]),
+        (prop_oneof![8 => 0u8..PORTS as u8, 2 => Just(SELF_PORT), 1 => any::<u8>()], prop_oneof![8 => 0u8..PORTS as u8, 2 => Just(SELF_PORT), 1 => Just(NO_PORT)]),
     )
         .prop_map(|(family, (flags, tagged), ((s4, d4), (s6, d6)), (sport, dport), proto, detail, vlan, (port, out))| {
             let v4 = family & flag::IPV4 != 0;
@@ -194,10 +198,10 @@ fn aim(meta: &mut Meta, out: &mut u8, rule: &Rule, pick: u64) {
     if let Some(range) = rule.source_ports.first() {
         meta.sport = if pick >> 24 & 3 == 0 { range.start().wrapping_sub(1) } else { *range.end() };
     }
-    if let Some(port) = (0..PORTS as u8).find(|port| rule.from.contains(*port)) {
+    if let Some(port) = (0..PORTS as u8).chain([SELF_PORT]).find(|port| rule.from.contains(*port)) {
         meta.port = port;
     }
-    if let Some(port) = (0..PORTS as u8).find(|port| rule.to.contains(*port)) {
+    if let Some(port) = (0..PORTS as u8).chain([SELF_PORT]).find(|port| rule.to.contains(*port)) {
         *out = port;
     }
 }
