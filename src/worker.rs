@@ -28,6 +28,7 @@ use crate::stage::{Cx, Depth, Row};
 use crate::stats::{Account, Engine, Published, Reason, Sheet};
 use crate::wire::ethernet::{Ethernet, Rewrite};
 
+mod cut;
 mod fragments;
 mod hold;
 mod own;
@@ -595,8 +596,8 @@ impl<I: Io, O: Observer> Worker<I, O> {
         for i in bits(self.batch.leaving) {
             let out = usize::from(self.batch.metas[i].out);
             let header = self.batch.metas[i].l3() + self.unread;
-            match self.mtus.get(out) {
-                Some(mtu) if self.batch.frames[i].len() <= usize::from(*mtu) + header => {
+            match self.mtus.get(out).copied() {
+                Some(mtu) if self.batch.frames[i].len() <= usize::from(mtu) + header => {
                     if O::LISTENS {
                         self.observer.sent(&self.batch.frames[i], &self.batch.metas[i]);
                     }
@@ -609,6 +610,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
                         unsendable |= 1 << i;
                     }
                 }
+                Some(mtu) if self.routed.is_some() && self.cut(i, mtu) => {}
                 known => {
                     let reason = if known.is_some() { Engine::TooBig } else { Engine::NoEgress };
                     self.batch.reasons[i] = reason.into();

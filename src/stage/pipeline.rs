@@ -29,7 +29,6 @@ use super::apply::{Adjacencies, Routed, Ways, apply, refuse};
 use super::conntrack::{Around, Conntrack, Settings, Tables};
 use super::ingress::Ports;
 use super::route::arrival::Arrival;
-use super::route::config as route;
 use super::synproxy::Note;
 use super::track::{FlowStage, Tracker, conclude};
 use super::visit::Visit;
@@ -119,8 +118,7 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
         })
         .collect();
     let conntrack = config.pipeline.iter().any(|stage| stage.kind.name == Conntrack::NAME);
-    let mut mistakes = Mistakes::default();
-    let router = names.routes.then(|| router(config, &names, workers, &mut mistakes)).transpose().map_err(|error| {
+    let router = names.routes.then(|| router(config, &names, workers)).transpose().map_err(|error| {
         let mut mistakes = Mistakes::default();
         mistakes.at(&config.pipeline_place, "pipeline.stages", format!("no memory for routing tables: {error}"));
         mistakes.into_sorted()
@@ -214,10 +212,8 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
     })
 }
 
-/// Tables for routing between these ports, with their addresses and the routes of the file.
-fn router(config: &Config, names: &Names, workers: usize, mistakes: &mut Mistakes) -> io::Result<Router> {
-    let configs = config.pipeline.iter().filter_map(|stage| stage.config.as_ref()?.downcast_ref::<route::Config>());
-    let own = configs.last();
+/// Tables for routing between these ports.
+fn router(config: &Config, names: &Names, workers: usize) -> io::Result<Router> {
     let mtus = config.mtus();
     let addresses_of = |at: u8| {
         let own = names.addresses.iter().filter(|address| address.port == at);

@@ -311,7 +311,7 @@ fn gratuitous_arp_moves_what_is_known() {
 /// RFC 5227 section 2.1.1: three probes, silence, then announcements.
 #[test]
 fn an_ipv4_address_is_probed_for_and_announced() {
-    let (mut scene, out) = Scene::new(&Settings { dad_probes: Within(0), ..Settings::default() });
+    let (mut scene, out) = Scene::new(&Settings { arp_probes: Within(3), dad_probes: Within(0), ..Settings::default() });
     assert!(!said(&out).contains(&Effect::AddressUsable { port: 0, ip: addr("192.0.2.1") }));
     let is_arp = |frame: &&[u8]| frame[12..14] == [8, 6];
     let (mut times, mut usable, mut announced) = (Vec::new(), 0, Vec::new());
@@ -347,7 +347,7 @@ fn an_ipv4_address_in_use_elsewhere_is_not_taken() {
     let ip = addr("192.0.2.1");
     // Somebody has it, or probes for it at the same time.
     for claim in [request((PEER, "192.0.2.1"), "192.0.2.7"), request((PEER, "0.0.0.0"), "192.0.2.1")] {
-        let (mut scene, _) = Scene::new(&Settings::default());
+        let (mut scene, _) = Scene::new(&Settings { arp_probes: Within(3), ..Settings::default() });
         scene.pass(2 * SECOND);
         // Our own probe that comes back is no conflict.
         assert_eq!(scene.hear(request((US, "0.0.0.0"), "192.0.2.1")), []);
@@ -404,7 +404,7 @@ fn addresses_come_and_go() {
 /// RFC 9568 sections 8.1.2 and 8.2.2: the virtual MAC is told, and announced as soon as the address is taken over.
 #[test]
 fn virtual_addresses() {
-    let (mut scene, _) = Scene::new(&Settings::default());
+    let (mut scene, _) = Scene::new(&Settings { arp_probes: Within(3), ..Settings::default() });
     scene.pass(20 * SECOND);
     for net in ["192.0.2.100/32", "2001:db8::100/64"] {
         let address = Address { net: net.parse().expect("a prefix"), mac: Some(VIRTUAL) };

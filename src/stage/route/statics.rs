@@ -316,6 +316,7 @@ impl Fib for Nobody {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::port::Rpf;
     use crate::config;
     use crate::config::source::Source;
 
@@ -391,7 +392,7 @@ routes_v6 = 1000
     #[test]
     fn mistakes_in_routes() {
         for (list, expected) in [
-            (&["to = '224.1.0.0/16'; type = 'blackhole'"][..], "19:6: route.static[0].to: 224.1.0.0/16 is multicast"),
+            (&["to = '224.1.0.0/16'; type = 'blackhole'"][..], "16:6: route.static[0].to: 224.1.0.0/16 is multicast"),
             (&["to = 'fe80::/64'; port = 'lan'"], "are addresses of a link"),
             (&["to = '127.0.0.1'; port = 'lan'"], "are loopback addresses"),
             (&["to = '10.9.0.0/16'"], "leads nowhere: expected via, port or type"),

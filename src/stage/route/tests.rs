@@ -145,7 +145,7 @@ fn the_first_packet_waits_for_its_neighbor() {
         let more: Vec<_> = (0..9).map(|_| packet.clone()).collect();
         let ends = bench.push_all("lan", &more);
         assert_eq!(ends.iter().map(End::reason).collect::<Vec<_>>(), ["route.hold-full"; 2]);
-        let reply = Packet::arp(2, "192.0.2.77", "192.0.2.1").macs(PEER, mac(1)).bytes();
+        let reply = Packet::arp(2, "192.0.2.77", "192.0.2.1").macs(PEER, mac(1)).patch(22, &PEER).patch(32, &mac(1)).bytes();
         bench.route(|router, now| router.receive(1, &reply, now));
         let none: [&[u8]; 0] = [];
         let ends = bench.push_all("lan", &none);
@@ -160,7 +160,7 @@ fn a_neighbor_that_does_not_answer_is_reported() {
     let mut bench = router(PLAIN);
     let packet = to_lan(Packet::udp("10.0.0.5:1000", "192.0.2.77:53").payload(b"?"));
     assert!(bench.push_all("lan", &[&packet]).is_empty(), "held");
-    for _ in 0..30 {
+    for _ in 0..28 {
         bench.pass(std::time::Duration::from_millis(100), false);
         bench.route(|_, _| ());
     }
@@ -210,4 +210,19 @@ fn flows_follow_their_routes() {
     assert_eq!(bench.push("wan", &back).bytes().expect("sent")[..6], HOST);
     bench.route(|router, _| router.route(Source::Static, &path("198.51.100.0/24", Target::Blackhole), true));
     assert_eq!(bench.push("lan", &packet).reason(), "route.blackhole");
+}
+
+#[test]
+fn what_is_too_long_goes_in_pieces_if_it_may() {
+    for toml in [PLAIN, TRACKED] {
+        let mut bench = router(toml);
+        let packet = Packet::udp("10.0.0.5:9", "198.51.100.9:53").payload(&[7; 3000]).id(77).ttl(9);
+        let ends = bench.push_all("lan", &[to_lan(packet)]);
+        let parts: Vec<&[u8]> = ends.iter().map(|end| end.bytes().expect("sent")).collect();
+        assert_eq!(parts.iter().map(|part| part.len() - 14).collect::<Vec<_>>(), [1500, 1500, 68]);
+        for part in parts {
+            let meta = sound(part);
+            assert!(meta.any(flag::FIRST_FRAGMENT | flag::LATER_FRAGMENT) && part[22] == 8 && part[..6] == PEER);
+        }
+    }
 }
