@@ -417,6 +417,8 @@ impl Known {
                 Some(Gateway { via: way.via, port: Some(*self.ports.get(&way.index)?), weight: way.weight })
             })
             .collect();
+        // The kernel names the ways of IPv6 in an order that depends on which one was put there last.
+        ways.sort_unstable_by_key(|way| (way.via, way.port));
         let most = ways.iter().map(|way| way.weight).max();
         match (&mut ways[..], most) {
             ([], _) => return Meaning::Foreign,
