@@ -239,14 +239,19 @@ impl Tables {
         if change == Change::Delete {
             return self.delete(&here, &entry);
         }
-        // IPv6 tells of all ways where one is put to others, and of those that were replaced by nothing else.
+        // IPv6 tells of all ways where one is put to others. What is there already is told of again where an object changes,
+        // or by a dump.
         let v6 = matches!(to, IpNet::V6(_));
         let is = |key: &&Key, wanted: &dyn Fn(&Entry) -> bool| {
             self.routes.get(*key).is_some_and(|old| old.class == entry.class && wanted(old))
         };
         let grown = |old: &Entry| old.is(&entry) || v6 && old.kind == entry.kind && within(&old.ways, &entry.ways);
-        let several = |entry: &Entry| matches!(&entry.ways, Ways::Own(ways) if ways.iter().all(|way| way.via.is_some()) && !ways.is_empty());
-        let mut replaced: Vec<Key> = here.iter().filter(|key| is(key, &grown)).copied().collect();
+        let several = |entry: &Entry| match &entry.ways {
+            Ways::Own(ways) => !ways.is_empty() && ways.iter().all(|way| way.via.is_some()),
+            Ways::Object(_) => false,
+        };
+        let first_alike = v6 && change == Change::Replace && matches!(entry.ways, Ways::Own(_));
+        let mut replaced: Vec<Key> = here.iter().filter(|key| !first_alike && is(key, &grown)).copied().collect();
         if replaced.is_empty() && change == Change::Replace {
             // fib6_add_rt2node(): one that could be of the same group is replaced first.
             let alike = here.iter().find(|key| v6 && is(key, &|old| several(old) == several(&entry)));
@@ -417,6 +422,8 @@ impl Known {
                 Some(Gateway { via: way.via, port: Some(*self.ports.get(&way.index)?), weight: way.weight })
             })
             .collect();
+        // The kernel names the ways of IPv6 in an order that depends on which one was put there last.
+        ways.sort_unstable_by_key(|way| (way.via, way.port));
         let most = ways.iter().map(|way| way.weight).max();
         match (&mut ways[..], most) {
             ([], _) => return Meaning::Foreign,
