@@ -215,6 +215,11 @@ impl<F: Fib> Rib<F> {
         &self.fib
     }
 
+    /// Likewise, for its upkeep: prefixes are the RIB's to change.
+    pub fn fib_mut(&mut self) -> &mut F {
+        &mut self.fib
+    }
+
     /// Adds a route, in place of that of the same source to the same prefix with the same metric.
     pub fn add(&mut self, source: Source, route: &Route) {
         let what = self.what(&route.target);

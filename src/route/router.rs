@@ -239,11 +239,10 @@ impl Router {
         // Whatever was once spoken to is kept alive: workers do not say whom they send to.
         self.neighbors.tick(now, &mut |_, _| true, &mut self.effects);
         self.carry_out(now);
-        while let Some((epoch, _)) = self.sealed.front().filter(|(epoch, _)| *epoch <= self.routing.epochs.safe()) {
-            let _ = epoch;
-            if let Some((_, seals)) = self.sealed.pop_front() {
-                self.rib.release(seals);
-            }
+        let safe = self.routing.epochs.safe();
+        while let Some((_, seals)) = self.sealed.pop_front_if(|(epoch, _)| *epoch <= safe) {
+            self.rib.release(seals);
+            self.rib.fib_mut().0.reclaim();
         }
         if self.changed && now.wrapping_sub(self.told) >= PAUSE {
             self.publish(now);
