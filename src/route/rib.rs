@@ -171,6 +171,8 @@ pub struct Rib<F> {
     watched: BTreeMap<IpAddr, Vec<(u32, u8)>>,
     neighbors: Slab<Neighbor>,
     neighbor_of: HashMap<(u8, IpAddr), u32>,
+    /// Whose each adjacency is.
+    slot_of: HashMap<u32, u32>,
     links: Vec<Link>,
     hop_slots: Slots,
     adjacency_slots: Slots,
@@ -199,6 +201,7 @@ impl<F: Fib> Rib<F> {
             watched: BTreeMap::new(),
             neighbors: Slab::new(),
             neighbor_of: HashMap::new(),
+            slot_of: HashMap::new(),
             links: (0..ports).map(|_| Link::default()).collect(),
             hop_slots: Slots::new(1, hops.room()),
             adjacency_slots: Slots::new(ports, table.room()),

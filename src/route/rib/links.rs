@@ -110,8 +110,8 @@ impl<F: Fib> Rib<F> {
 
     /// The neighbor that an adjacency is for.
     pub fn neighbor_at(&self, adjacency: u32) -> Option<(u8, IpAddr)> {
-        let its = |(_, index): &(_, &u32)| self.neighbors[**index].slot == Some(adjacency);
-        self.neighbor_of.iter().find(its).map(|(neighbor, _)| *neighbor)
+        let neighbor = &self.neighbors[*self.slot_of.get(&adjacency)?];
+        Some((neighbor.port, neighbor.ip))
     }
 
     /// Finds an adjacency for a neighbor, if there is room.
@@ -120,6 +120,7 @@ impl<F: Fib> Rib<F> {
         neighbor.slot = self.adjacency_slots.take(0);
         match neighbor.slot {
             Some(slot) => {
+                self.slot_of.insert(slot, index);
                 let state = if neighbor.state == NeighborState::Failed { State::Failed } else { State::Unresolved };
                 self.table.set(slot, Adjacency { state, port: neighbor.port, ..Adjacency::FREE });
             }

@@ -337,6 +337,7 @@ impl<F: Fib> Rib<F> {
         self.neighbor_of.remove(&(neighbor.port, neighbor.ip));
         self.hungry.remove(&index);
         if let Some(slot) = neighbor.slot {
+            self.slot_of.remove(&slot);
             self.adjacency_slots.retire(slot, 0);
         }
     }

@@ -99,9 +99,7 @@ pub(super) fn ends(rib: &Rib<MapFib>, address: IpAddr) -> BTreeMap<String, usize
     for index in range {
         let end = match rib.hops.at(index) {
             Hop::Forward { adjacency, port } => {
-                let (at, _) = (rib.neighbor_of.iter())
-                    .find(|(_, neighbor)| rib.neighbors[**neighbor].slot == Some(adjacency))
-                    .expect("an adjacency is somebody's");
+                let at = rib.neighbor_at(adjacency).expect("an adjacency is somebody's");
                 assert_eq!(at.0, port);
                 assert_eq!(rib.table.at(adjacency).port, port);
                 assert_ne!(rib.table.at(adjacency).state, State::Free);

@@ -16,8 +16,6 @@ crate::section! {
         pub icmp_errors: Rate = Rate { per_second: 1000, counted: Counted::Packets },
         /// Lower the MSS in TCP handshakes to what the egress port's MTU takes, for paths on which ICMP is lost.
         pub clamp_mss: bool = false,
-        /// Routes that the kernel has are used: those of routing daemons, DHCP clients, router advertisements and `ip route`.
-        pub kernel: bool = true,
         /// IPv4 prefixes there is room for.
         pub routes_v4: Within<1000, 16777216> = Within(1_000_000),
         /// IPv6 prefixes there is room for.
