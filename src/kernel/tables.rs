@@ -104,17 +104,18 @@ impl Tables {
         self.known.ports.get(&index).copied()
     }
 
-    /// Takes news in and reports nothing.
-    pub fn load(&mut self, news: News) {
+    /// Takes news in and reports nothing. Returns whether it is in doubt what they mean.
+    pub fn load(&mut self, news: News) -> bool {
         match news {
             News::Link { index, link: Some(link) } => {
                 if let Some(port) = self.port(index) {
                     self.links.insert(port, link);
                 }
             }
-            News::Route { to, metric, entry, change } => self.place(to, metric, entry, change),
-            news => drop(self.apply(news, &mut |_| ())),
+            News::Route { to, metric, entry, change } => return self.place(to, metric, entry, change),
+            news => _ = self.apply(news, &mut |_| ()),
         }
+        false
     }
 
     /// Takes news in and reports what they change. Returns whether the kernel may have changed more than it told: it removes
@@ -125,8 +126,10 @@ impl Tables {
             News::Address { index, net, address } => self.address(index, net, address, out),
             News::Object { id, object } => self.object(id, object, out),
             News::Route { to, metric, entry, change } => {
-                self.changed(to, metric, out, |tables| tables.place(to, metric, entry, change));
-                false
+                let before = self.route(&self.known, to, metric);
+                let doubtful = self.place(to, metric, entry, change);
+                report(before, self.route(&self.known, to, metric), out);
+                doubtful
             }
         }
     }
@@ -227,17 +230,12 @@ impl Tables {
         }
     }
 
-    fn changed(&mut self, to: IpNet, metric: u32, out: &mut dyn FnMut(Event), change: impl FnOnce(&mut Tables)) {
-        let before = self.route(&self.known, to, metric);
-        change(self);
-        report(before, self.route(&self.known, to, metric), out);
-    }
-
-    /// Puts a route where the kernel has it.
-    fn place(&mut self, to: IpNet, metric: u32, entry: Entry, change: Change) {
+    /// Puts a route where the kernel has it. Returns whether that is in doubt.
+    fn place(&mut self, to: IpNet, metric: u32, entry: Entry, change: Change) -> bool {
         let here: Vec<Key> = self.routes.range(Key::of(to, metric)).map(|(key, _)| *key).collect();
         if change == Change::Delete {
-            return self.delete(&here, &entry);
+            self.delete(&here, &entry);
+            return false;
         }
         // IPv6 tells of all ways where one is put to others. What is there already is told of again where an object changes,
         // or by a dump.
@@ -257,6 +255,8 @@ impl Tables {
             let alike = here.iter().find(|key| v6 && is(key, &|old| several(old) == several(&entry)));
             replaced.extend(alike.or_else(|| here.iter().find(|key| is(key, &|_| true))));
         }
+        // The same is told where another became a second one like it, and where its object changed.
+        let doubtful = v6 && change == Change::Replace && replaced.first().is_some_and(|key| Some(key) != here.first());
         let order = match (replaced.first(), here.first(), here.last()) {
             (Some(first), ..) => first.order,
             (None, Some(first), _) if change == Change::Prepend => first.order - 1,
@@ -268,6 +268,7 @@ impl Tables {
             *self.uses.entry(id).or_default() += 1;
         }
         self.routes.insert(Key { to, metric, order }, entry);
+        doubtful && !first_alike
     }
 
     fn delete(&mut self, here: &[Key], gone: &Entry) {
