@@ -233,13 +233,15 @@ impl Tables {
     /// Puts a route where the kernel has it. Returns whether that is in doubt.
     fn place(&mut self, to: IpNet, metric: u32, entry: Entry, change: Change) -> bool {
         let here: Vec<Key> = self.routes.range(Key::of(to, metric)).map(|(key, _)| *key).collect();
+        let v6 = matches!(to, IpNet::V6(_));
+        // IPv6 has routes that are no ways of one another under one metric in an order of which its messages do not tell all.
+        let doubtful = v6 && here.len() > 1 && [Change::Delete, Change::Replace].contains(&change);
         if change == Change::Delete {
             self.delete(&here, &entry);
-            return false;
+            return doubtful;
         }
         // IPv6 tells of all ways where one is put to others. What is there already is told of again where an object changes,
         // or by a dump.
-        let v6 = matches!(to, IpNet::V6(_));
         let is = |key: &&Key, wanted: &dyn Fn(&Entry) -> bool| {
             self.routes.get(*key).is_some_and(|old| old.class == entry.class && wanted(old))
         };
@@ -255,8 +257,6 @@ impl Tables {
             let alike = here.iter().find(|key| v6 && is(key, &|old| several(old) == several(&entry)));
             replaced.extend(alike.or_else(|| here.iter().find(|key| is(key, &|_| true))));
         }
-        // The same is told where another became a second one like it, and where its object changed.
-        let doubtful = v6 && change == Change::Replace && replaced.first().is_some_and(|key| Some(key) != here.first());
         let order = match (replaced.first(), here.first(), here.last()) {
             (Some(first), ..) => first.order,
             (None, Some(first), _) if change == Change::Prepend => first.order - 1,
@@ -268,7 +268,7 @@ impl Tables {
             *self.uses.entry(id).or_default() += 1;
         }
         self.routes.insert(Key { to, metric, order }, entry);
-        doubtful && !first_alike
+        doubtful
     }
 
     fn delete(&mut self, here: &[Key], gone: &Entry) {
