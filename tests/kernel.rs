@@ -269,7 +269,11 @@ fn addresses_of_others() {
     setting.ip("addr add 10.7.0.1 peer 10.7.0.2/32 dev b");
     setting.ip("addr add 2001:db8:9::1/64 dev a nodad");
     setting.ip("addr add 10.6.0.1/24 dev other");
-    setting.catch_up();
+    // The kernel says of an address of IPv6 a moment later that it may be used.
+    wait_for("an IPv6 address", || {
+        setting.catch_up();
+        setting.model.has(0, "2001:db8:9::1/64")
+    });
     assert!(setting.model.has(0, "10.9.0.1/24") && setting.model.has(0, "2001:db8:9::1/64"));
     assert!(setting.model.has(0, "10.8.0.1/32") && setting.model.has(1, "10.7.0.1/32"));
     assert!(setting.model.target("10.9.0.0/24", 0).is_none(), "it is connected");

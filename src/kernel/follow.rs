@@ -269,7 +269,7 @@ impl Follower {
                     return;
                 }
                 match parse(&message) {
-                    Ok(Some(news)) => dump.tables.load(news),
+                    Ok(Some(news)) => _ = dump.tables.load(news),
                     Ok(None) => {}
                     Err(_) => self.mishaps.unreadable += 1,
                 }
@@ -293,7 +293,7 @@ impl Follower {
             return;
         }
         let mut tables = dump.tables;
-        dump.journal.into_iter().for_each(|news| tables.load(news));
+        dump.journal.into_iter().for_each(|news| self.stale |= tables.load(news));
         tables.forget_missing();
         tables.report_from(&self.tables, out);
         self.tables = tables;

@@ -104,17 +104,18 @@ impl Tables {
         self.known.ports.get(&index).copied()
     }
 
-    /// Takes news in and reports nothing.
-    pub fn load(&mut self, news: News) {
+    /// Takes news in and reports nothing. Returns whether it is in doubt what they mean.
+    pub fn load(&mut self, news: News) -> bool {
         match news {
             News::Link { index, link: Some(link) } => {
                 if let Some(port) = self.port(index) {
                     self.links.insert(port, link);
                 }
             }
-            News::Route { to, metric, entry, change } => self.place(to, metric, entry, change),
-            news => drop(self.apply(news, &mut |_| ())),
+            News::Route { to, metric, entry, change } => return self.place(to, metric, entry, change),
+            news => _ = self.apply(news, &mut |_| ()),
         }
+        false
     }
 
     /// Takes news in and reports what they change. Returns whether the kernel may have changed more than it told: it removes
@@ -125,8 +126,10 @@ impl Tables {
             News::Address { index, net, address } => self.address(index, net, address, out),
             News::Object { id, object } => self.object(id, object, out),
             News::Route { to, metric, entry, change } => {
-                self.changed(to, metric, out, |tables| tables.place(to, metric, entry, change));
-                false
+                let before = self.route(&self.known, to, metric);
+                let doubtful = self.place(to, metric, entry, change);
+                report(before, self.route(&self.known, to, metric), out);
+                doubtful
             }
         }
     }
@@ -227,21 +230,18 @@ impl Tables {
         }
     }
 
-    fn changed(&mut self, to: IpNet, metric: u32, out: &mut dyn FnMut(Event), change: impl FnOnce(&mut Tables)) {
-        let before = self.route(&self.known, to, metric);
-        change(self);
-        report(before, self.route(&self.known, to, metric), out);
-    }
-
-    /// Puts a route where the kernel has it.
-    fn place(&mut self, to: IpNet, metric: u32, entry: Entry, change: Change) {
+    /// Puts a route where the kernel has it. Returns whether that is in doubt.
+    fn place(&mut self, to: IpNet, metric: u32, entry: Entry, change: Change) -> bool {
         let here: Vec<Key> = self.routes.range(Key::of(to, metric)).map(|(key, _)| *key).collect();
+        let v6 = matches!(to, IpNet::V6(_));
+        // IPv6 has routes that are no ways of one another under one metric in an order of which its messages do not tell all.
+        let doubtful = v6 && here.len() > 1 && [Change::Delete, Change::Replace].contains(&change);
         if change == Change::Delete {
-            return self.delete(&here, &entry);
+            self.delete(&here, &entry);
+            return doubtful;
         }
         // IPv6 tells of all ways where one is put to others. What is there already is told of again where an object changes,
         // or by a dump.
-        let v6 = matches!(to, IpNet::V6(_));
         let is = |key: &&Key, wanted: &dyn Fn(&Entry) -> bool| {
             self.routes.get(*key).is_some_and(|old| old.class == entry.class && wanted(old))
         };
@@ -268,6 +268,7 @@ impl Tables {
             *self.uses.entry(id).or_default() += 1;
         }
         self.routes.insert(Key { to, metric, order }, entry);
+        doubtful
     }
 
     fn delete(&mut self, here: &[Key], gone: &Entry) {
