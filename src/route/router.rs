@@ -311,13 +311,8 @@ impl Router {
                 self.rib.neighbor(port, ip, NeighborState::Gone);
                 self.changed = true;
             }
-            Effect::AddressConflict { port, ip, mac, kept } => {
-                let name = &self.ports[usize::from(port)].name;
-                let [a, b, c, d, e, f] = mac;
-                let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
-                let then = if kept { "it is kept" } else { "it is not used" };
-                self.notes.push(format!("port {name:?}: the address {ip} is also that of {mac}: {then}"));
-            }
+            // Its note comes with it.
+            Effect::AddressConflict { .. } => {}
             Effect::AddressUsable { port, .. } => self.tell_addresses(port),
             Effect::Note(note) => self.notes.push(note),
         }

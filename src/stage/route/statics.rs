@@ -137,14 +137,14 @@ impl Check<'_> {
         let v6 = |first, length| IpNet::from(Ipv6Net::new_assert(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), length));
         let loopback = IpNet::from(IpAddr::from(Ipv6Addr::LOCALHOST));
         for (net, why) in [
-            (v4(224, 0, 0, 0, 4), "multicast, which is not routed"),
-            (v6(0xff00, 8), "multicast, which is not routed"),
-            (v6(0xfe80, 10), "addresses of a link, which do not leave it"),
-            (v4(127, 0, 0, 0, 8), "loopback addresses, which do not leave a host"),
-            (loopback, "the loopback address, which does not leave a host"),
+            (v4(224, 0, 0, 0, 4), "is multicast, which is not routed"),
+            (v6(0xff00, 8), "is multicast, which is not routed"),
+            (v6(0xfe80, 10), "are addresses of a link, which do not leave it"),
+            (v4(127, 0, 0, 0, 8), "are loopback addresses, which do not leave a host"),
+            (loopback, "is the loopback address, which does not leave a host"),
         ] {
             if net.contains(&route.to.0) {
-                self.mistakes.at(&route.to.place, &format!("{key}.to"), format!("{} is {why}", route.to.0));
+                self.mistakes.at(&route.to.place, &format!("{key}.to"), format!("{} {why}", route.to.0));
             }
         }
     }
