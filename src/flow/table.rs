@@ -559,7 +559,18 @@ impl<E: Entry> Table<E> {
 
     /// Moves the hand over the next `count` entries and forgets those whose time has passed at `now` (ticks). `ended` is called
     /// with each. Returns how many went.
-    pub fn expire(&mut self, now: u32, count: usize, mut ended: impl FnMut(&E)) -> usize {
+    pub fn expire(&mut self, now: u32, count: usize, ended: impl FnMut(&E)) -> usize {
+        self.expire_and_age(now, count, |_| false, ended)
+    }
+
+    /// Likewise; entries whose generation is old get generation 0, which is nobody's, before its number comes round again.
+    pub fn expire_and_age(
+        &mut self,
+        now: u32,
+        count: usize,
+        is_old: impl Fn(u16) -> bool,
+        mut ended: impl FnMut(&E),
+    ) -> usize {
         let mut gone = 0;
         let mut left = count.min(self.untouched as usize);
         while left > 0 {
@@ -567,19 +578,28 @@ impl<E: Entry> Table<E> {
                 self.hand = 0;
             }
             let stride = left.min(STRIDE).min((self.untouched - self.hand) as usize);
-            gone += self.expire_stride(now, stride, &mut ended);
+            gone += self.expire_stride(now, stride, &is_old, &mut ended);
             left -= stride;
         }
         gone
     }
 
     /// The same for a few entries in a row: first the lines that removing takes are asked for, of all of them at once.
-    fn expire_stride(&mut self, now: u32, stride: usize, ended: &mut impl FnMut(&E)) -> usize {
+    fn expire_stride(
+        &mut self,
+        now: u32,
+        stride: usize,
+        is_old: &impl Fn(u16) -> bool,
+        ended: &mut impl FnMut(&E),
+    ) -> usize {
         let first = self.hand as usize;
         let mut due: Mask = 0;
         for at in 0..stride {
             if let Some(ahead) = self.entries.get(first + at + STRIDE) {
                 arch::prefetch(ahead);
+            }
+            if is_old(self.entries[first + at].body().generation) {
+                self.entries[first + at].body_mut().generation = 0;
             }
             let body = self.entries[first + at].body();
             if body.has(mark::USED) && has_passed(body.expires, now) {

@@ -328,3 +328,48 @@ impl Around {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn around() -> Around {
+        Around {
+            scopes: Box::new([Scope::default(); 256]),
+            rules: Vec::new(),
+            mid_stream: false,
+            generation: 1,
+            rules_since: 1,
+            limits: None,
+        }
+    }
+
+    #[test]
+    fn routes_have_generations_of_their_own() {
+        let mut around = around();
+        around.routed(7);
+        let first = around.generation;
+        around.routed(8);
+        assert!(around.generation != first && around.only_routes_changed(first) && !around.is_old(first));
+        // Of before the rules, or of nobody.
+        around.rules_since = around.generation;
+        around.routed(9);
+        assert!(!around.only_routes_changed(first) && !around.only_routes_changed(0) && !around.only_routes_changed(1));
+    }
+
+    #[test]
+    fn a_generation_is_old_before_its_number_comes_round() {
+        for start in [0, 40_000, 65_530] {
+            let mut around = around();
+            around.routed(start);
+            let entry = around.generation;
+            let mut found_old = false;
+            for change in 1..u32::from(ROUTED) {
+                around.routed(start + change);
+                assert_ne!(around.generation, entry);
+                found_old |= around.is_old(entry);
+                assert!(found_old || change <= u32::from(ROUTED / 4));
+            }
+        }
+    }
+}

@@ -369,8 +369,10 @@ impl Tracker {
         let now = ticks(cx.now);
         let visits = |used: u32| VISITS.max(used as usize / ROUND);
         let Tables { v4, v6 } = &mut self.tables;
-        let gone = v4.expire(now, visits(v4.occupancy().entries), |_| ());
-        let gone = gone + v6.expire(now, visits(v6.occupancy().entries), |_| ());
+        let around = &self.around;
+        let is_old = |generation| around.is_old(generation);
+        let gone = v4.expire_and_age(now, visits(v4.occupancy().entries), is_old, |_| ());
+        let gone = gone + v6.expire_and_age(now, visits(v6.occupancy().entries), is_old, |_| ());
         let (v4, v6) = (v4.occupancy(), v6.occupancy());
         let base = self.settings.counters;
         let counters = &mut cx.sheet.counters;
