@@ -759,7 +759,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
                 break;
             }
             self.io.free(&mut frames[..n]);
-            self.sheet.account(Account::HandedIn, n as u64);
+            self.sheet.account(Account::Created, n as u64);
             self.tally(Engine::Stopping.into(), n);
         }
         while let Some(handoff) = &mut self.handoff {

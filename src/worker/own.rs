@@ -50,10 +50,16 @@ impl<I: Io, O: Observer> Worker<I, O> {
             let mac = routed.routing.macs.of(meta.port).unwrap_or_default();
             match echo::reply(frame, meta, &mac) {
                 Echo::Replied => {
+                    let out = self.batch.metas[i].out;
+                    let mtu = self.mtus.get(usize::from(out)).copied().unwrap_or_default();
+                    if self.batch.frames[i].len() > usize::from(mtu) + self.batch.metas[i].l3() {
+                        // A device may have put the request together from its fragments.
+                        return if self.cut(i, mtu) { Ok(()) } else { Err(Engine::TooBig.into()) };
+                    }
                     if O::LISTENS {
                         self.observer.sent(&self.batch.frames[i], &self.batch.metas[i]);
                     }
-                    let (frame, out) = (self.batch.frames[i].take(), self.batch.metas[i].out);
+                    let frame = self.batch.frames[i].take();
                     self.put_out(out, frame);
                     return Ok(());
                 }
@@ -114,7 +120,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let Some(Desk { own: Own { from: Some(from), .. }, .. }) = &mut self.desk else { return 0 };
         let n = from.pop(&mut self.batch.frames);
         if n > 0 {
-            self.sheet.account(Account::HandedIn, n as u64);
+            self.sheet.account(Account::Created, n as u64);
             self.run(n, now);
         }
         n
