@@ -49,6 +49,8 @@ pub trait Observer: Witness {
     fn sent(&mut self, frame: &Frame, meta: &Meta);
     /// A packet was dropped.
     fn dropped(&mut self, frame: &Frame, meta: &Meta, reason: Reason);
+    /// A packet is held until its neighbor answers.
+    fn held(&mut self, _meta: &Meta, _awaited: &Await) {}
 }
 
 impl Observer for () {

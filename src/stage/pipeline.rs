@@ -17,7 +17,7 @@ use crate::flow::region::Placement;
 use crate::log::Log;
 use crate::nat::{Draft, Nat};
 use crate::packet::steer::Key;
-use crate::packet::{BATCH, Batch, Mask, NO_PORT, bits};
+use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT, bits};
 use crate::route::Source;
 use crate::route::fib::Capacity;
 use crate::route::router::{self, Router};
@@ -421,8 +421,8 @@ pub trait Witness {
     fn found(&mut self, _stage: usize, _batch: &Batch) {}
     /// The fresh packets were judged, and those admitted have entries.
     fn admitted(&mut self, _stage: usize, _batch: &Batch) {}
-    /// A flow stage has judged the packets `todo` and denied some of them.
-    fn judged(&mut self, _stage: usize, _todo: Mask, _denied: Mask, _actions: &[Action; BATCH]) {}
+    /// A flow stage has judged the packets `todo` by these facts, and denied some of them.
+    fn judged(&mut self, _at: usize, _todo: Mask, _denied: Mask, _facts: &[Meta; BATCH], _actions: &[Action; BATCH]) {}
 }
 
 impl Witness for () {}
@@ -465,8 +465,9 @@ impl Pipeline {
                 tracker.replay(batch, &self.flow, &self.ways, cx);
                 witness.found(next, batch);
                 if batch.fresh != 0 {
-                    let mut judged =
-                        |at, todo, denied, actions: &_| witness.judged(next + 1 + at, todo, denied, actions);
+                    let mut judged = |at, todo, denied, facts: &_, actions: &_| {
+                        witness.judged(next + 1 + at, todo, denied, facts, actions);
+                    };
                     tracker.admit(batch, &mut self.flow, &mut self.actions, &self.ways, cx, &mut judged);
                     witness.admitted(next, batch);
                 }
@@ -496,7 +497,7 @@ impl Pipeline {
         for (n, (plan, ..)) in self.flow.iter().enumerate() {
             let asked = todo & !denied;
             let refused = plan.judge(asked, &mut batch.metas, actions);
-            witness.judged(self.before.len() + n, asked, refused, actions);
+            witness.judged(self.before.len() + n, asked, refused, &batch.metas, actions);
             denied |= refused;
         }
         let judged = todo & !apply(todo & !denied, batch, actions, &self.ways);
