@@ -12,6 +12,7 @@ use crate::arch::{Clock, cycles};
 use crate::dpdk::ring::{Consumer, Producer};
 use crate::io::Io;
 use crate::log::Log;
+use crate::packet::batch::Await;
 use crate::packet::decode::{decode, strip_tag};
 use crate::packet::reply::{self, Answer, reject};
 use crate::packet::steer::{Key, owner, steer};

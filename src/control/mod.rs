@@ -131,7 +131,7 @@ impl Running {
         links: Arc<AtomicU64>,
         tsc_hz: u64,
     ) -> Running {
-        let (explainer, path) = (Explainer::new(config, &blueprint), config.source.path().to_owned());
+        let (explainer, path) = (Explainer::live(config, &blueprint), config.source.path().to_owned());
         let names = config.names.clone();
         let (asking, started) = (Mutex::new(0), SystemTime::now());
         let interfaces = blueprint.router.is_some() && config.kernel.enabled != Some(false);

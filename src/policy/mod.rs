@@ -15,7 +15,7 @@ use crate::config::names::{Names, WITH_PORTS};
 use crate::config::notation::{Endpoint, Notation, Offset, Tag};
 use crate::config::source::{At, Mistake, Mistakes, Place};
 use crate::explain::{End, Explainer, frame};
-use crate::packet::{NO_PORT, SELF_PORT};
+use crate::packet::NO_PORT;
 use crate::stage::acl::range::{Decided, Range, Span, Walk, Wanted, dimension};
 use crate::stage::acl::{self, Acl};
 use crate::stage::classes::Prefix;
@@ -224,12 +224,10 @@ impl Bench<'_> {
         let from = At { value: packet.from.clone(), place: test.name.place.clone() };
         let ports = Ports::resolve(&[from], names, "", &mut Mistakes::default()).unwrap_or_default();
         for port in names.every_port().filter(|port| ports.contains(*port)) {
-            if port == SELF_PORT {
-                return Err(Fault::Undecided("cannot be told of what the box itself sends".into()));
-            }
-            let from = names.ports[usize::from(port)].name.clone();
+            let from = names.port_name(port).unwrap_or_default().to_owned();
             match frame(packet) {
-                Some(bytes) => {
+                Some(mut bytes) => {
+                    self.explainer.address(port, &mut bytes);
                     let fate = self.fate(port, &bytes);
                     if !self.is_met(test, &fate) {
                         let packet = Notation { from, ..packet.clone() };
@@ -249,7 +247,7 @@ impl Bench<'_> {
         let (sent, reason) = match explanation.end {
             End::Known(verdict::Outcome::Sent) => (true, String::new()),
             End::Known(verdict::Outcome::Dropped(reason)) => (false, self.blueprint.layout.reason_name(reason)),
-            End::Kept => (false, "kept".into()),
+            End::Kept | End::Held => (false, "kept".into()),
         };
         let verdict = verdict(rule, sent);
         Fate { verdict, rule, out: if verdict == Expect::Allow { explanation.facts.out } else { NO_PORT }, reason }
