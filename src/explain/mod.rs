@@ -28,6 +28,7 @@ use crate::packet::steer::{self, Key};
 use crate::packet::{BATCH, Batch, Frame, Mask, Meta, NO_FLOW, NO_PORT, NO_RULE, SELF_PORT};
 use crate::route::Routing;
 use crate::route::adjacency::{Adjacency, GLEAN, ROUTED, State};
+use crate::route::neighbor::stand_in;
 use crate::route::router::Router;
 use crate::route::show;
 use crate::stage::pipeline::{Blueprint, Witness};
@@ -49,6 +50,9 @@ pub use frame::frame;
 
 /// The longest packet that is explained.
 pub const LONGEST: usize = u16::MAX as usize - Heap::HEADROOM;
+
+/// Bytes of a buffer at least: an answer may be longer than what it answers.
+const ROOM: usize = 2048;
 
 /// What a stage decided of the packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -241,9 +245,6 @@ pub struct Explainer {
     assumes: bool,
 }
 
-/// The MAC address of a neighbor that is taken to answer.
-pub const ASSUMED: [u8; 6] = [0x02, 0, 0x5e, 0, 0, 0xff];
-
 impl Explainer {
     /// For the pipeline of a running appliance: what waits for a neighbor is held.
     pub fn live(config: &Config, blueprint: &Blueprint) -> Explainer {
@@ -283,7 +284,8 @@ impl Explainer {
                 let neighbor = self.neighbor(meta, awaited);
                 let way = routing.adjacencies.at(ROUTED | u32::from(awaited.out));
                 let source = routing.macs.of(awaited.out).unwrap_or_default();
-                let way = Adjacency { state: State::Forward, destination: ASSUMED, source, ..way };
+                let destination = stand_in::mac(neighbor.0);
+                let way = Adjacency { state: State::Forward, destination, source, ..way };
                 let told = if self.assumes { self.pass(port, bytes, now, flow, Some(way)) } else { told };
                 Explanation { awaited: Some(neighbor), ..self.tell(port, bytes, now, told) }
             }
@@ -294,7 +296,14 @@ impl Explainer {
     /// Takes a frame through a worker; what would wait for its neighbor leaves as `assumed` says.
     fn pass(&self, port: u8, bytes: &[u8], now: u64, flow: &[Row], assumed: Option<Adjacency>) -> Recorder {
         let facts = self.flow_of(port, bytes);
-        let (device, bytes) = self.received(port, bytes);
+        let (device, mut bytes) = self.received(port, bytes);
+        // Nobody knows the box's MAC addresses where it is not.
+        if let (true, Some(mac), Some(station)) =
+            (self.assumes, self.routing().and_then(|routing| routing.macs.of(port)), bytes.first_chunk_mut::<6>())
+            && station[0] & 1 == 0
+        {
+            *station = mac;
+        }
         let bytes = &bytes[..];
         let mut blueprint = self.blueprint.clone();
         blueprint.ways.routed.iter_mut().for_each(|routed| routed.assumed = assumed);
@@ -311,7 +320,7 @@ impl Explainer {
             own: None,
         };
         let by = (port == SELF_PORT).then(|| self.leaves(facts.as_ref()));
-        let mut worker = Worker::new(MemoryIo::new(self.mtus.len(), 64, LONGEST), Recorder::default(), setup);
+        let mut worker = Worker::new(MemoryIo::new(self.mtus.len(), 64, bytes.len().max(ROOM)), Recorder::default(), setup);
         if let (Some(facts), Some(tracker), false) = (facts, worker.pipeline_mut().tracker_mut(), flow.is_empty()) {
             tracker.adopt(&facts, flow);
         }
