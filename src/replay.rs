@@ -8,6 +8,8 @@
 //! **Batches.** Packets travel together as they do live: those that follow each other in the merged order, arrived on one
 //! port, and are no further apart than [`SPREAD`]. The order between ports is kept, and no stage sees a time that is off by
 //! more than that.
+//!
+//! **Neighbors**, where packets are routed, see [`neighbors`].
 
 use std::io;
 use std::mem::take;
@@ -25,6 +27,10 @@ use crate::stage::pipeline::{Blueprint, Witness};
 use crate::stats::{Account, Reason, Sheet};
 use crate::verdict::{Namer, Outcome, Record, summary};
 use crate::worker::{Mailbox, Observer, Setup, Worker};
+
+mod neighbors;
+pub use neighbors::Neighbors;
+use neighbors::{Heard, Router};
 
 /// How far apart the packets of a batch are at most, in nanoseconds.
 pub const SPREAD: u64 = 10_000;
@@ -61,6 +67,8 @@ struct Listener {
     origins: Vec<Origin>,
     listens: bool,
     ends: Vec<End>,
+    /// What control is to hear, if packets are routed.
+    heard: Option<Vec<Heard>>,
 }
 
 impl Listener {
@@ -81,6 +89,9 @@ impl Observer for Listener {
     const LISTENS: bool = true;
 
     fn sent(&mut self, frame: &Frame, meta: &Meta) {
+        if let Some(heard) = &mut self.heard {
+            heard.extend(Heard::of(frame, meta));
+        }
         self.end(frame, meta, Outcome::Sent);
     }
 
@@ -97,6 +108,7 @@ pub struct Replay {
     namer: Namer,
     outputs: Vec<Option<Writer>>,
     mailbox: Mailbox,
+    router: Option<Router>,
     /// Time of the first packet.
     first: Option<u64>,
     clock: u64,
@@ -119,7 +131,10 @@ impl Replay {
     /// A replay of the pipeline that was compiled from a config. `outputs` are by port; `tells` says whether records are wanted.
     pub fn new(blueprint: Blueprint, config: &Config, outputs: Vec<Option<Writer>>, tells: bool) -> Replay {
         // Buffers are numbered from 1.
-        let listener = Listener { origins: vec![Origin::default(); BUFFERS + 1], listens: tells, ends: Vec::new() };
+        let listener = Listener { origins: vec![Origin::default(); BUFFERS + 1], listens: tells, ends: Vec::new(), heard: None };
+        let router = Router::of(&blueprint);
+        let heard = router.as_ref().map(|_| Vec::new());
+        let listener = Listener { heard, ..listener };
         let setup = Setup {
             blueprint: blueprint.clone(),
             index: 0,
@@ -138,6 +153,7 @@ impl Replay {
             blueprint,
             outputs,
             mailbox: Mailbox::default(),
+            router,
             first: None,
             clock: 0,
             upkeep_at: None,
@@ -145,6 +161,11 @@ impl Replay {
             too_long: 0,
             cut: 0,
         }
+    }
+
+    /// Says who answers for neighbors that are not given; before the first step.
+    pub fn set_neighbors(&mut self, neighbors: Neighbors) {
+        self.router.iter_mut().for_each(|router| router.neighbors = neighbors);
     }
 
     /// Takes the next packets through the datapath: a batch of those that arrive on one port, `ports` being the port of each
@@ -156,15 +177,18 @@ impl Replay {
         mut tell: impl FnMut(&Namer, &Record<'_>),
     ) -> Result<bool, Unwritable> {
         let Some((at, packet)) = captures.peek() else {
+            self.attend(true);
             // What is still held waits in vain.
             self.worker.drain();
             self.tell(&mut tell);
+            self.write()?;
             return Ok(false);
         };
         let (port, latest) = (ports[at], packet.time.saturating_add(SPREAD));
         self.first = self.first.or(Some(packet.time));
         let mut now = 0;
-        for _ in 0..BATCH {
+        let most = self.router.as_ref().map_or(BATCH, Router::most);
+        for _ in 0..most {
             let Some((at, packet)) = captures.peek() else { break };
             if ports[at] != port || packet.time > latest {
                 break;
@@ -173,7 +197,12 @@ impl Replay {
             self.packets += 1;
             self.cut += u64::from(packet.cut > 0);
             let mut token = 0;
-            if self.worker.io().push(port, &packet.bytes, |frame| token = frame.token() as usize) {
+            let router = self.router.as_ref();
+            let prepare = |frame: &mut Frame| {
+                token = frame.token() as usize;
+                router.iter().for_each(|router| router.address(frame, port));
+            };
+            if self.worker.io().push(port, &packet.bytes, prepare) {
                 self.worker.observer().origins[token] = Origin {
                     number: self.packets,
                     time: packet.time,
@@ -187,9 +216,24 @@ impl Replay {
         }
         self.pass(now);
         self.worker.turn(self.clock);
+        self.attend(false);
         self.tell(&mut tell);
         self.write()?;
         Ok(true)
+    }
+
+    /// Lets control hear what is for it, and what waits for neighbors go on; `last` if no packet follows.
+    fn attend(&mut self, last: bool) {
+        let Some(router) = &mut self.router else { return };
+        let heard = self.worker.observer().heard.as_mut().map(take).unwrap_or_default();
+        router.attend(self.clock, heard);
+        for _ in 0..neighbors::ROUNDS {
+            if self.worker.sheet().of(Account::Held) == 0 || !(last || router.is_waited_for()) {
+                break;
+            }
+            router.settle(self.clock);
+            self.worker.turn(self.clock);
+        }
     }
 
     /// Tells of the packets that have come to their end since the last time.

@@ -12,7 +12,7 @@ use serde::{Serialize, Serializer};
 use crate::config::names::Names;
 use crate::packet::decode::{Depth, walk};
 use crate::packet::meta::flag;
-use crate::packet::{Frame, Meta};
+use crate::packet::{Frame, Meta, SELF_PORT};
 use crate::stage::pipeline::Blueprint;
 use crate::stage::{Rule, Rules};
 use crate::stats::{Layout, Reason};
@@ -53,7 +53,7 @@ pub struct Record<'a> {
     pub length: u32,
     /// The port it arrived on.
     pub port: &'a str,
-    /// `sent` or `dropped`.
+    /// `sent`, `dropped`, or `self` if the box itself has taken it.
     pub verdict: &'static str,
     /// The stage that decided, `engine` or `decode`; none if it was sent and no rule had a say in that.
     pub stage: Option<&'a str>,
@@ -128,7 +128,11 @@ impl Namer {
             time: Time(time),
             length,
             port: self.port(facts.port).unwrap_or("-"),
-            verdict: if outcome == Outcome::Sent { "sent" } else { "dropped" },
+            verdict: match outcome {
+                Outcome::Sent if facts.out == SELF_PORT => "self",
+                Outcome::Sent => "sent",
+                Outcome::Dropped(_) => "dropped",
+            },
             stage: label.map(|label| label.scope.as_str()).or(rule.map(|rule| rule.stage.as_str())),
             reason: label.map(|label| label.name.as_str()),
             rule: rule.map(|rule| rule.name.as_str()),

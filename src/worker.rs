@@ -12,6 +12,7 @@ use crate::arch::{Clock, cycles};
 use crate::dpdk::ring::{Consumer, Producer};
 use crate::io::Io;
 use crate::log::Log;
+use crate::packet::batch::Await;
 use crate::packet::decode::{decode, strip_tag};
 use crate::packet::reply::{self, Answer, reject};
 use crate::packet::steer::{Key, owner, steer};
@@ -49,6 +50,8 @@ pub trait Observer: Witness {
     fn sent(&mut self, frame: &Frame, meta: &Meta);
     /// A packet was dropped.
     fn dropped(&mut self, frame: &Frame, meta: &Meta, reason: Reason);
+    /// A packet is held until its neighbor answers.
+    fn held(&mut self, _meta: &Meta, _awaited: &Await) {}
 }
 
 impl Observer for () {

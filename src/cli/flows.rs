@@ -41,6 +41,13 @@ impl Which {
         self.flows == Selection::default() && self.sort.is_none() && self.count.is_none()
     }
 
+    /// The one source that is given, if nothing else is.
+    pub fn only_source(&self) -> Option<&str> {
+        let [source] = self.flows.source.as_slice() else { return None };
+        let alone = Selection { source: vec![source.clone()], ..Selection::default() };
+        (self.flows == alone && self.sort.is_none() && self.count.is_none()).then_some(source)
+    }
+
     /// Asks for the flows, `top` of them at most.
     pub fn ask(&self, socket: &Path, top: usize) -> Result<Value, String> {
         match self.count {

@@ -10,6 +10,7 @@ pub mod explain;
 pub mod flows;
 pub mod replay;
 pub mod report;
+mod routes;
 pub mod run;
 pub mod show;
 pub mod table;

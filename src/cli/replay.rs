@@ -24,7 +24,8 @@ use super::{ENVIRONMENT, FINDINGS, USAGE};
 /// Run the datapath over capture files: no root, no hugepages, no NIC.
 ///
 /// Reads pcap and pcapng, merges several captures by time, and takes the captures' time as its clock. Packets that were cut
-/// when they were captured are handled by the bytes that are there.
+/// when they were captured are handled by the bytes that are there. Where packets are routed, all links are up, and a frame to a
+/// single station is taken to be for the box, whatever MAC it has.
 #[derive(Args, Debug)]
 pub struct Replay {
     /// The configuration file.
@@ -35,6 +36,9 @@ pub struct Replay {
     /// Where to write what leaves by a port, as pcap; an existing file is replaced.
     #[arg(long = "out", value_name = "PORT=FILE", value_parser = assignment)]
     outputs: Vec<(String, PathBuf)>,
+    /// Where packets are routed: who answers for neighbors that the file does not give.
+    #[arg(long, value_enum, default_value_t = replay::Neighbors::Assume)]
+    neighbors: replay::Neighbors,
     /// Print the verdict on each packet.
     #[arg(short, long)]
     verbose: bool,
@@ -91,6 +95,7 @@ impl Replay {
                 Some(Writer::create(file).map_err(|error| cannot_write(&file.display(), &error))?);
         }
         let mut replay = replay::Replay::new(blueprint, config, outputs, self.verbose);
+        replay.set_neighbors(self.neighbors);
         self.pump(&mut replay, &mut captures, &in_ports)?;
         replay.finish().map_err(|error| cannot_write(&error.file, &error.error))?;
         self.conclude(config, &mut replay, &captures)

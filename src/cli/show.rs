@@ -4,24 +4,29 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::flows::Which;
+use super::routes;
 use super::table::{self, grouped};
 use super::{ENVIRONMENT, USAGE};
 use crate::control::client;
+use crate::control::routes::Routes;
 
 /// Ask the running flowgate.
 #[derive(Args, Debug)]
 pub struct Show {
     /// What to show.
     what: What,
+    /// Of routes: those to a prefix; or the one that an address takes, and why.
+    #[arg(value_name = "PREFIX|ADDRESS")]
+    to: Option<String>,
     /// The stage to show, where there are several (`police:edge`); the kind's own name by default.
     #[arg(long)]
     stage: Option<String>,
-    /// Rows to show, where there are many.
-    #[arg(long, visible_alias = "limit", default_value_t = 20)]
-    top: usize,
+    /// Rows to show, where there are many: 20 if not given, of routes and neighbors 200.
+    #[arg(long, visible_alias = "limit")]
+    top: Option<usize>,
     /// Also show what has counted nothing.
     #[arg(long)]
     all: bool,
@@ -34,6 +39,9 @@ pub struct Show {
     #[command(flatten)]
     flows: Which,
 }
+
+/// Rows of routes and neighbors, if not said otherwise.
+const MANY: usize = 200;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum What {
@@ -51,15 +59,25 @@ enum What {
     Talkers,
     /// Flows: ends, state, rule, packets, times.
     Flows,
+    /// Routes: to a prefix or address, or of a --source (connected, static, kernel, address, neighbor).
+    Routes,
+    /// Neighbors: MAC, state, since when.
+    Neighbors,
 }
 
 impl Show {
     /// Runs the command.
     pub fn run(&self) -> ExitCode {
-        if self.what != What::Flows && !self.flows.is_empty() {
+        let source = (self.what == What::Routes).then(|| self.flows.only_source()).flatten();
+        if self.what != What::Flows && !self.flows.is_empty() && source.is_none() {
             eprintln!("flowgate show: which flows, --sort and --count go with \"show flows\"");
             return ExitCode::from(USAGE);
         }
+        if self.what != What::Routes && self.to.is_some() {
+            eprintln!("flowgate show: a prefix or an address goes with \"show routes\"");
+            return ExitCode::from(USAGE);
+        }
+        let many = self.top.unwrap_or(MANY);
         let ask = |resource: &str| client::ask(&self.socket, resource);
         let asked = match self.what {
             What::Ports => ask("/v1/ports"),
@@ -68,7 +86,14 @@ impl Show {
             What::Drops => ask("/v1/drops"),
             What::Rules => ask("/v1/rules"),
             What::Talkers => ask(&format!("/v1/stages/{}", self.stage.as_deref().unwrap_or("talkers"))),
-            What::Flows => self.flows.ask(&self.socket, self.top),
+            What::Flows => self.flows.ask(&self.socket, self.top()),
+            What::Routes => {
+                let query = Routes { to: self.to.clone(), source: source.map(str::to_owned), limit: many };
+                client::post(&self.socket, "/v1/routes", &json!(query), client::PATIENCE)
+            }
+            What::Neighbors => {
+                client::post(&self.socket, "/v1/neighbors", &json!({ "limit": many }), client::PATIENCE)
+            }
         };
         let value = match asked {
             Ok(value) => value,
@@ -92,9 +117,15 @@ impl Show {
             What::Pipeline => pipeline(value, self.all),
             What::Drops => drops(value, self.all),
             What::Rules => rules(value, self.all),
-            What::Talkers => talkers(value, self.top),
+            What::Talkers => talkers(value, self.top()),
             What::Flows => self.flows.print(value),
+            What::Routes => routes::print(value),
+            What::Neighbors => routes::neighbors(value),
         }
+    }
+
+    fn top(&self) -> usize {
+        self.top.unwrap_or(20)
     }
 }
 
@@ -138,6 +169,19 @@ fn ports(value: &Value) {
         ]
     });
     table::print(&columns, lines, &[2, 3, 5, 6, 7, 8]);
+    for port in rows(value).iter().filter(|port| port["addresses"].is_array()) {
+        let address = |row: &Value| match row["in_use"] == true {
+            true => cell(&row["address"]),
+            false => format!("{} (not in use)", cell(&row["address"])),
+        };
+        let list: Vec<String> = rows(&port["addresses"]).iter().map(address).collect();
+        let interface = match &port["interface"] {
+            Value::String(name) => format!(", kernel interface {name}"),
+            _ => String::new(),
+        };
+        let list = if list.is_empty() { "none".to_owned() } else { list.join(", ") };
+        println!("{} addresses: {list}{interface}", cell(&port["name"]));
+    }
     for port in rows(value).iter().filter(|port| port["vlan"].is_null()) {
         let offloads = port["offloads"].as_object().into_iter().flatten();
         let list: Vec<String> = offloads.map(|(name, how)| format!("{name}: {}", cell(how))).collect();

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::Running;
 use super::flows::{Query, Refusal, Selection};
+use super::routes::Routes;
 use crate::stage::pipeline::port_counter;
 use crate::stage::rule_counter;
 use crate::stats::{Account, Sheet};
@@ -32,6 +33,8 @@ pub fn router(running: Arc<Running>) -> Router {
         .route("/v1/rules", get(|State(running): State<Arc<Running>>| async move { Json(rules(&running)) }))
         .route("/v1/stages/{instance}", get(stage))
         .route("/v1/explain", post(explain))
+        .route("/v1/routes", post(routes))
+        .route("/v1/neighbors", post(neighbors))
         .route("/v1/flows", post(flows))
         .route("/v1/flows/count", post(count_flows))
         .route("/v1/flows/flush", post(flush_flows))
@@ -47,11 +50,15 @@ fn problem(status: StatusCode, message: &str) -> Response {
 /// Every port: what it is, what flowgate counted there, what the device counted.
 fn ports(running: &Running) -> Value {
     let total = running.total();
-    let ports = running.ports.iter().zip(&running.blueprint.port_counters).map(|(port, first)| {
+    let ports = running.ports.iter().zip(&running.blueprint.port_counters).enumerate().map(|(at, (port, first))| {
         let mut value = serde_json::to_value(port.state()).unwrap_or(Value::Null);
         value["rx_packets"] = total.counters[first + port_counter::RX].into();
         value["tx_packets"] = total.counters[first + port_counter::TX].into();
         value["tx_dropped"] = total.counters[first + port_counter::TX_DROPPED].into();
+        if let Some(addresses) = running.addresses(at as u8) {
+            value["addresses"] = addresses.into();
+            value["interface"] = running.interfaces.then(|| value["name"].clone()).into();
+        }
         value
     });
     ports.collect()
@@ -196,6 +203,23 @@ async fn answer(ask: impl FnOnce() -> Result<Value, Refusal> + Send + 'static) -
         Ok(Err(Refusal::Late(message))) => problem(StatusCode::SERVICE_UNAVAILABLE, &message),
         Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
+}
+
+/// Routes that are meant.
+async fn routes(State(running): State<Arc<Running>>, Json(query): Json<Routes>) -> Response {
+    answer(move || running.show_routes(&query)).await
+}
+
+/// How many neighbors are wanted.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Limit {
+    limit: usize,
+}
+
+/// Neighbors.
+async fn neighbors(State(running): State<Arc<Running>>, Json(Limit { limit }): Json<Limit>) -> Response {
+    answer(move || running.show_neighbors(limit)).await
 }
 
 /// Flows that are meant.

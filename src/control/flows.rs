@@ -44,7 +44,7 @@ pub struct Selection {
     /// Where it left: zones or ports.
     #[arg(long, value_name = "ZONE")]
     pub to: Vec<String>,
-    /// Its source: addresses, prefixes, ranges, @sets.
+    /// Its source: addresses, prefixes, ranges, @sets. Of routes: where they come from.
     #[arg(long, value_name = "ADDRESS")]
     pub source: Vec<String>,
     /// Its destination, likewise.

@@ -21,6 +21,7 @@ pub mod api;
 pub mod client;
 pub mod flows;
 pub mod log;
+pub mod routes;
 pub mod serve;
 pub mod slow;
 
@@ -44,6 +45,8 @@ pub struct Running {
     pub tsc_hz: u64,
     /// What is named in the config.
     pub names: Names,
+    /// True if each port has a kernel interface.
+    pub interfaces: bool,
     /// One question at a time, so that answers find their asker; how many there were.
     asking: Mutex<u64>,
 }
@@ -128,10 +131,11 @@ impl Running {
         links: Arc<AtomicU64>,
         tsc_hz: u64,
     ) -> Running {
-        let (explainer, path) = (Explainer::new(config, &blueprint), config.source.path().to_owned());
+        let (explainer, path) = (Explainer::live(config, &blueprint), config.source.path().to_owned());
         let names = config.names.clone();
         let (asking, started) = (Mutex::new(0), SystemTime::now());
-        Running { config: path, blueprint, explainer, workers, ports, links, started, tsc_hz, names, asking }
+        let interfaces = blueprint.router.is_some() && config.kernel.enabled != Some(false);
+        Running { config: path, blueprint, explainer, workers, ports, links, started, tsc_hz, names, interfaces, asking }
     }
 
     /// Every worker's latest counters.

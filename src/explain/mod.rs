@@ -9,7 +9,8 @@
 //! Owns the watching and the telling; decides nothing.
 
 use std::fmt::Write;
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::sync::atomic::AtomicU64;
 
 use serde_json::{Map, Value, json};
@@ -19,12 +20,20 @@ use crate::config::names::Names;
 use crate::config::notation::{Error, Notation, protocol_name};
 use crate::config::source::near_miss;
 use crate::io::memory::MemoryIo;
+use crate::packet::batch::Await;
 use crate::packet::decode::{strip_tag, walk};
 use crate::packet::frame::Heap;
 use crate::packet::meta::flag;
 use crate::packet::steer::{self, Key};
-use crate::packet::{BATCH, Batch, Frame, Mask, Meta, NO_FLOW, NO_PORT, NO_RULE};
+use crate::packet::{BATCH, Batch, Frame, Mask, Meta, NO_FLOW, NO_PORT, NO_RULE, SELF_PORT};
+use crate::route::Routing;
+use crate::route::adjacency::{Adjacency, GLEAN, ROUTED, State};
+use crate::route::neighbor::stand_in;
+use crate::route::router::Router;
+use crate::route::show;
 use crate::stage::pipeline::{Blueprint, Witness};
+use crate::stage::route::Route;
+use crate::stage::Stage as _;
 use crate::stage::{Action, Depth, Row, Verdict};
 use crate::stats::{Layout, Reason};
 use crate::verdict::{Namer, Outcome, summary};
@@ -41,6 +50,9 @@ pub use frame::frame;
 
 /// The longest packet that is explained.
 pub const LONGEST: usize = u16::MAX as usize - Heap::HEADROOM;
+
+/// Bytes of a buffer at least: an answer may be longer than what it answers.
+const ROOM: usize = 2048;
 
 /// What a stage decided of the packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +88,8 @@ pub struct Step {
     pub decision: Decision,
     /// The rule that decided it, or `NO_RULE`.
     pub rule: u16,
+    /// Of a stage that routes: for what destination, and the adjacency.
+    way: Option<(IpAddr, u32)>,
 }
 
 /// How the packet ended.
@@ -85,6 +99,8 @@ pub enum End {
     Known(Outcome),
     /// Neither: a stage keeps it.
     Kept,
+    /// It waits for the answer of a neighbor.
+    Held,
 }
 
 /// A packet's way, as it was.
@@ -98,6 +114,8 @@ pub struct Explanation {
     pub facts: Meta,
     /// What its sender is told, in a few words, and the port that leaves by.
     pub answer: Option<(String, u8)>,
+    /// The neighbor that is not known yet, and its port.
+    awaited: Option<(IpAddr, u8)>,
     /// In a few words.
     summary: String,
     headers: Vec<(&'static str, Map<String, Value>)>,
@@ -114,11 +132,12 @@ struct Recorder {
     action: Option<Action>,
     end: Option<(Outcome, Meta)>,
     answer: Option<(String, u8)>,
+    held: Option<(Meta, Await)>,
 }
 
 impl Recorder {
     fn step(&mut self, stage: usize, decision: Decision, rule: u16) {
-        self.steps.push(Step { stage, decision, rule });
+        self.steps.push(Step { stage, decision, rule, way: None });
     }
 }
 
@@ -167,7 +186,7 @@ impl Witness for Recorder {
         }
     }
 
-    fn judged(&mut self, stage: usize, todo: Mask, denied: Mask, actions: &[Action; BATCH]) {
+    fn judged(&mut self, stage: usize, todo: Mask, denied: Mask, facts: &[Meta; BATCH], actions: &[Action; BATCH]) {
         if todo & 1 == 0 {
             return;
         }
@@ -184,6 +203,8 @@ impl Witness for Recorder {
             Decision::Nothing
         };
         self.step(stage, decision, after.rule);
+        let way = facts[0].destination().map(|to| (to, after.adjacency));
+        self.steps.last_mut().expect("just pushed").way = way;
     }
 }
 
@@ -191,8 +212,14 @@ impl Observer for Recorder {
     const LISTENS: bool = true;
 
     fn sent(&mut self, frame: &Frame, meta: &Meta) {
+        let own = self.action.is_some_and(|action| action.out == SELF_PORT) && meta.out != SELF_PORT;
         // What is sent behind its end is the answer to it, in its buffer.
         match self.end {
+            // The box answers it at once.
+            None if own => {
+                self.end = Some((Outcome::Sent, Meta { out: SELF_PORT, ..meta.clone() }));
+                self.answer = Some((summary(frame, &Meta::UNKNOWN), meta.out));
+            }
             None => self.end = Some((Outcome::Sent, meta.clone())),
             Some(_) => self.answer = Some((summary(frame, &Meta::UNKNOWN), meta.out)),
         }
@@ -200,6 +227,10 @@ impl Observer for Recorder {
 
     fn dropped(&mut self, _frame: &Frame, meta: &Meta, reason: Reason) {
         self.end = Some((Outcome::Dropped(reason), meta.clone()));
+    }
+
+    fn held(&mut self, meta: &Meta, awaited: &Await) {
+        self.held = Some((meta.clone(), *awaited));
     }
 }
 
@@ -210,10 +241,18 @@ pub struct Explainer {
     mtus: Vec<u16>,
     strip: u64,
     namer: Namer,
+    /// True if neighbors that are not known are taken to answer.
+    assumes: bool,
 }
 
 impl Explainer {
-    /// For the pipeline that was compiled from a config.
+    /// For the pipeline of a running appliance: what waits for a neighbor is held.
+    pub fn live(config: &Config, blueprint: &Blueprint) -> Explainer {
+        Explainer { assumes: false, ..Explainer::new(config, blueprint) }
+    }
+
+    /// For the pipeline that was compiled from a config, where there is no network: neighbors that are not known are taken to
+    /// answer.
     pub fn new(config: &Config, blueprint: &Blueprint) -> Explainer {
         Explainer {
             namer: Namer::new(blueprint, &config.names),
@@ -221,13 +260,14 @@ impl Explainer {
             names: config.names.clone(),
             mtus: config.mtus(),
             strip: config.strips(),
+            assumes: true,
         }
     }
 
     /// The port with the device, and the frame there, of a frame that arrives on `port`: on a VLAN, without the VLAN's tags. What
     /// is longer than [`LONGEST`] is cut.
     fn received(&self, port: u8, bytes: &[u8]) -> (u8, Vec<u8>) {
-        let (port, mut bytes) = match self.names.ports[usize::from(port)].carrier {
+        let (port, mut bytes) = match self.names.ports.get(usize::from(port)).and_then(|port| port.carrier) {
             Some(carrier) => (carrier.parent, carrier.tagged(bytes)),
             None => (port, bytes.to_vec()),
         };
@@ -238,11 +278,37 @@ impl Explainer {
     /// Takes one frame of at most [`LONGEST`] bytes through the datapath as it arrives on `port` at time `now` (Unix
     /// nanoseconds); what is longer is cut. `flow` is the entry of its flow, as a worker copied it for [`flow_of`](Explainer::flow_of); empty if there is none.
     pub fn explain(&self, port: u8, bytes: &[u8], now: u64, flow: &[Row]) -> Explanation {
+        let told = self.pass(port, bytes, now, flow, None);
+        match (told.held.as_ref(), self.routing()) {
+            (Some((meta, awaited)), Some(routing)) => {
+                let neighbor = self.neighbor(meta, awaited);
+                let way = routing.adjacencies.at(ROUTED | u32::from(awaited.out));
+                let source = routing.macs.of(awaited.out).unwrap_or_default();
+                let destination = stand_in::mac(neighbor.0);
+                let way = Adjacency { state: State::Forward, destination, source, ..way };
+                let told = if self.assumes { self.pass(port, bytes, now, flow, Some(way)) } else { told };
+                Explanation { awaited: Some(neighbor), ..self.tell(port, bytes, now, told) }
+            }
+            _ => self.tell(port, bytes, now, told),
+        }
+    }
+
+    /// Takes a frame through a worker; what would wait for its neighbor leaves as `assumed` says.
+    fn pass(&self, port: u8, bytes: &[u8], now: u64, flow: &[Row], assumed: Option<Adjacency>) -> Recorder {
         let facts = self.flow_of(port, bytes);
-        let (device, bytes) = self.received(port, bytes);
+        let (device, mut bytes) = self.received(port, bytes);
+        // Nobody knows the box's MAC addresses where it is not.
+        if let (true, Some(mac), Some(station)) =
+            (self.assumes, self.routing().and_then(|routing| routing.macs.of(port)), bytes.first_chunk_mut::<6>())
+            && station[0] & 1 == 0
+        {
+            *station = mac;
+        }
         let bytes = &bytes[..];
+        let mut blueprint = self.blueprint.clone();
+        blueprint.ways.routed.iter_mut().for_each(|routed| routed.assumed = assumed);
         let setup = Setup {
-            blueprint: self.blueprint.clone(),
+            blueprint,
             index: 0,
             burst: BATCH,
             mtus: self.mtus.clone(),
@@ -253,22 +319,84 @@ impl Explainer {
             handoff: None,
             own: None,
         };
-        let mut worker = Worker::new(MemoryIo::new(self.mtus.len(), 8, bytes.len()), Recorder::default(), setup);
+        let by = (port == SELF_PORT).then(|| self.leaves(facts.as_ref()));
+        let mut worker = Worker::new(MemoryIo::new(self.mtus.len(), 64, bytes.len().max(ROOM)), Recorder::default(), setup);
         if let (Some(facts), Some(tracker), false) = (facts, worker.pipeline_mut().tracker_mut(), flow.is_empty()) {
             tracker.adopt(&facts, flow);
         }
-        worker.io().push(device, bytes, |_| ());
+        match by {
+            Some(by) => worker.send_for_box(by.unwrap_or(NO_PORT), bytes, now),
+            None => drop(worker.io().push(device, bytes, |_| ())),
+        }
         worker.turn(now);
+        let told = std::mem::take(worker.observer());
+        worker.drain();
         // What was sent goes back to its heap, which could not be freed otherwise.
         (0..self.mtus.len()).for_each(|port| while worker.io().pull(port as u8, |_| ()).is_some() {});
-        let Recorder { steps, end, answer, .. } = std::mem::take(worker.observer());
-        let kept = (End::Kept, Meta { port, ..Meta::UNKNOWN });
-        let (end, facts) = end.map_or(kept, |(outcome, facts)| (End::Known(outcome), facts));
+        told
+    }
+
+    fn tell(&self, port: u8, bytes: &[u8], now: u64, told: Recorder) -> Explanation {
+        let (_, bytes) = self.received(port, bytes);
+        let Recorder { steps, end, answer, held, .. } = told;
+        let kept = || (End::Kept, Meta { port, ..Meta::UNKNOWN });
+        let (end, facts) = match (end, held) {
+            (Some((outcome, facts)), _) => (End::Known(outcome), facts),
+            (None, Some((facts, awaited))) => (End::Held, Meta { out: awaited.out, ..facts }),
+            (None, None) => kept(),
+        };
         let mut heap = Heap::new(1, bytes.len());
-        let whole = heap.frame(bytes).expect("a heap for this frame");
+        let whole = heap.frame(&bytes).expect("a heap for this frame");
         let (headers, summary) = (headers(&whole, &self.blueprint.layout), summary(&whole, &Meta::UNKNOWN));
         heap.give_back(whole);
-        Explanation { steps, end, facts, answer, summary, headers, time: now, length: bytes.len() as u32 }
+        let length = bytes.len() as u32;
+        Explanation { steps, end, facts, answer, awaited: None, summary, headers, time: now, length }
+    }
+
+    fn router(&self) -> Option<MutexGuard<'_, Router>> {
+        Some(self.blueprint.router.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn routing(&self) -> Option<&Routing> {
+        self.blueprint.ways.routed.as_ref().map(|routed| &*routed.routing)
+    }
+
+    /// The neighbor that a packet waits for, and its port.
+    fn neighbor(&self, meta: &Meta, awaited: &Await) -> (IpAddr, u8) {
+        let gateway = self.router().and_then(|router| router.rib().neighbor_at(awaited.adjacency & !ROUTED));
+        let [a, b, c, d, ..] = awaited.neighbor;
+        let itself = || if meta.has(flag::IPV4) { [a, b, c, d].into() } else { awaited.neighbor.into() };
+        match gateway.filter(|_| awaited.adjacency != GLEAN) {
+            Some((port, ip)) => (ip, port),
+            None => (itself(), awaited.out),
+        }
+    }
+
+    /// The port by whose interface the box's kernel would send a packet.
+    fn leaves(&self, facts: Option<&Meta>) -> Option<u8> {
+        self.router()?.rib().lookup(facts?.destination()?).active?.next.first()?.port
+    }
+
+    /// Addresses a frame that was made of words to the port it arrives on, if that is anybody's.
+    pub fn address(&self, port: u8, bytes: &mut [u8]) {
+        let (Some(mac), Some(facts)) = (self.routing().and_then(|routing| routing.macs.of(port)), self.flow_of(port, bytes))
+        else {
+            return;
+        };
+        let to = match facts.destination() {
+            Some(IpAddr::V4(Ipv4Addr::BROADCAST)) => [0xff; 6],
+            // RFC 1112 section 6.4, RFC 2464 section 7.
+            Some(IpAddr::V4(group)) if group.is_multicast() => {
+                let [_, b, c, d] = group.octets();
+                [1, 0, 0x5e, b & 0x7f, c, d]
+            }
+            Some(IpAddr::V6(group)) if group.is_multicast() => {
+                let [.., a, b, c, d] = Ipv6Addr::octets(&group);
+                [0x33, 0x33, a, b, c, d]
+            }
+            _ => mac,
+        };
+        bytes[..6].copy_from_slice(&to);
     }
 
     /// The facts by which a frame's flow is found; `None` if it belongs to none.
@@ -276,7 +404,7 @@ impl Explainer {
         let (device, bytes) = self.received(port, bytes);
         let mut heap = Heap::new(1, bytes.len());
         let mut frame = heap.frame(&bytes)?;
-        if self.strip & 1 << device != 0 {
+        if device < 64 && self.strip & 1 << device != 0 {
             strip_tag(&mut frame);
         }
         let mut meta = Meta::UNKNOWN;
@@ -299,7 +427,7 @@ impl Explainer {
 
     /// The port of a name; the error is for the operator.
     pub fn port(&self, name: &str) -> Result<u8, String> {
-        self.names.port(name).ok_or_else(|| {
+        self.names.port_or_self(name).ok_or_else(|| {
             let known: Vec<&str> = self.names.ports.iter().map(|port| port.name.as_str()).collect();
             match near_miss(name, known.iter().copied()) {
                 Some(near) => format!("there is no port {name:?}; did you mean {near:?}?"),
@@ -312,7 +440,11 @@ impl Explainer {
     pub fn read(&self, text: &str) -> Result<(u8, Vec<u8>), Error> {
         let notation = Notation::parse(text)?;
         let port = self.port(&notation.from).map_err(|message| Error::new(notation.from_at.0, message))?;
-        frame(&notation).map(|frame| (port, frame)).ok_or_else(|| {
+        let addressed = |mut frame: Vec<u8>| {
+            self.address(port, &mut frame);
+            (port, frame)
+        };
+        frame(&notation).map(addressed).ok_or_else(|| {
             notation.lack().unwrap_or_else(|| Error::new(0, "expected one packet, found a range of them"))
         })
     }
@@ -346,7 +478,10 @@ impl Explainer {
                 Decision::Begins => ("begins", None, NO_PORT),
             };
             let rule = self.blueprint.rules.slot(step.rule);
+            let way = step.way.filter(|_| stage.kind.name == Route::NAME);
+            let way = way.and_then(|(to, adjacency)| Some(self.way(&*self.router()?, to, adjacency)));
             json!({
+                "route": way,
                 "stage": stage.instance,
                 "decision": decision,
                 "reason": reason.map(|label| &label.name),
@@ -361,16 +496,19 @@ impl Explainer {
         let reached: Vec<usize> = explanation.steps.iter().map(|step| step.stage).collect();
         let missed = stages.iter().enumerate().filter(|(at, _)| !reached.contains(at)).map(|(_, s)| &s.instance);
         let headers = explanation.headers.iter().map(|(name, fields)| json!({ "header": name, "fields": fields }));
-        let port = &self.names.ports[usize::from(explanation.facts.port)];
+        let port = self.names.port_name(explanation.facts.port);
         let Explanation { time, length, facts, summary, .. } = explanation;
         let verdict = match explanation.end {
             End::Known(outcome) => json!(self.namer.record(1, *time, *length, facts, outcome, summary.clone())),
-            End::Kept => json!({ "port": port.name, "verdict": "kept", "packet": summary }),
+            End::Kept => json!({ "port": port, "verdict": "kept", "packet": summary }),
+            End::Held => {
+                json!({ "port": port, "verdict": "held", "out": self.names.port_name(facts.out), "packet": summary })
+            }
         };
         json!({
             "packet": summary,
-            "in": port.name,
-            "zone": port.zone.map(|zone| &self.names.zones[zone]),
+            "in": port,
+            "zone": self.names.zone_of(facts.port),
             "headers": headers.collect::<Vec<_>>(),
             "stages": steps.collect::<Vec<_>>(),
             "not_asked": missed.collect::<Vec<_>>(),
@@ -378,7 +516,24 @@ impl Explainer {
             "answer": explanation.answer.as_ref().map(|(packet, out)| {
                 json!({ "packet": packet, "out": self.names.port_name(*out) })
             }),
+            "awaits": explanation.awaited.map(|(neighbor, port)| {
+                json!({ "neighbor": neighbor, "port": self.names.port_name(port), "assumed": explanation.end != End::Held })
+            }),
         })
+    }
+
+    /// The route that a destination takes, and by which neighbor.
+    fn way(&self, router: &Router, to: IpAddr, adjacency: u32) -> Value {
+        let mut value = show::lookup(router, to)["active"].take();
+        let gateway = router.rib().neighbor_at(adjacency & !ROUTED).filter(|_| adjacency & ROUTED != 0);
+        let written = router.routing().adjacencies.at(adjacency);
+        let mac = (gateway.is_some() && written.state == State::Forward).then(|| show::mac(written.destination));
+        if value.is_object() {
+            value["destination"] = json!(to);
+            value["neighbor"] = json!(gateway.map(|(_, ip)| ip));
+            value["mac"] = json!(mac);
+        }
+        value
     }
 }
 
@@ -496,6 +651,10 @@ pub fn text(value: &Value) -> String {
     for step in list("stages") {
         let said = match step["decision"].as_str().unwrap_or_default() {
             "passes" => "lets it pass".to_owned(),
+            "leads" if step["out"] == "self" => format!("it is for the box itself{}", route_words(&step["route"])),
+            "leads" if step["route"].is_object() => {
+                format!("it leaves by {}{}", word(&step["out"]), route_words(&step["route"]))
+            }
             "takes" => "takes it".to_owned(),
             "leads" => format!("it leaves by {}", word(&step["out"])),
             "allows" if step["rule"].is_null() => "allows it by default".to_owned(),
@@ -504,16 +663,23 @@ pub fn text(value: &Value) -> String {
             "fresh" => "knows no flow of it: it is judged".to_owned(),
             "begins" => "it begins a flow".to_owned(),
             "replays" => format!("knows its flow, admitted{}", place(&step)),
-            drops => format!("{drops} it{}{}", place(&step), reason(&step)),
+            drops => format!("{drops} it{}{}{}", place(&step), reason(&step), route_words(&step["route"])),
         };
         let meaning = step["meaning"].as_str().map_or(String::new(), |meaning| format!(": {meaning}"));
         rows.push((word(&step["stage"]), said + &meaning));
+    }
+    if let Some(neighbor) = value["awaits"]["neighbor"].as_str() {
+        let then = if value["awaits"]["assumed"] == true { "here it is taken to answer" } else { "it is being asked" };
+        let said = format!("{neighbor} on {} is not known yet: {then}", word(&value["awaits"]["port"]));
+        rows.push(("neighbor".into(), said));
     }
     for stage in list("not_asked") {
         rows.push((word(&stage), "is not asked".into()));
     }
     let verdict = &value["verdict"];
     let said = match verdict["verdict"].as_str().unwrap_or_default() {
+        "self" => format!("for the box itself{}", place(verdict)),
+        "held" => format!("held until its neighbor answers, then leaves by {}", word(&verdict["out"])),
         "sent" => format!("sent, leaves by {}{}", word(&verdict["out"]), place(verdict)),
         "dropped" => {
             let stage = word(&verdict["stage"]);
@@ -533,6 +699,21 @@ pub fn text(value: &Value) -> String {
         let _ = writeln!(out, "{gap}{name:<widest$}  {said}");
     }
     out
+}
+
+/// A route in a few words.
+fn route_words(route: &Value) -> String {
+    let Some(to) = route["to"].as_str() else { return String::new() };
+    let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let by = match (route["neighbor"].as_str(), route["type"].as_str().unwrap_or_default()) {
+        (Some(neighbor), _) => match route["mac"].as_str() {
+            Some(mac) => format!(" to {neighbor} ({mac})"),
+            None => format!(" to {neighbor}"),
+        },
+        (None, "unicast") => format!(" to {} on the link", word(&route["destination"])),
+        (None, kind) => format!(", {kind}"),
+    };
+    format!(", by route {to} ({}){by}", word(&route["source"]))
 }
 
 #[cfg(test)]

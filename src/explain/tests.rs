@@ -37,6 +37,7 @@ fn end(explainer: &Explainer, explanation: &Explanation) -> (String, String) {
         End::Known(Outcome::Sent) => "sent".to_owned(),
         End::Known(Outcome::Dropped(reason)) => explainer.blueprint.layout.reason_name(reason),
         End::Kept => "kept".to_owned(),
+        End::Held => "held".to_owned(),
     };
     let rule = explainer.blueprint.rules.slot(explanation.facts.rule).map(|rule| rule.name.clone());
     (reason, rule.unwrap_or_default())
@@ -232,7 +233,7 @@ proptest! {
                         prop_assert_eq!(said, reason);
                     }
                 }
-                End::Kept => prop_assert!(false, "nothing keeps packets here"),
+                End::Kept | End::Held => prop_assert!(false, "nothing keeps packets here"),
             }
         }
         together.sort();

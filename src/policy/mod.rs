@@ -15,7 +15,7 @@ use crate::config::names::{Names, WITH_PORTS};
 use crate::config::notation::{Endpoint, Notation, Offset, Tag};
 use crate::config::source::{At, Mistake, Mistakes, Place};
 use crate::explain::{End, Explainer, frame};
-use crate::packet::{NO_PORT, SELF_PORT};
+use crate::packet::NO_PORT;
 use crate::stage::acl::range::{Decided, Range, Span, Walk, Wanted, dimension};
 use crate::stage::acl::{self, Acl};
 use crate::stage::classes::Prefix;
@@ -224,12 +224,10 @@ impl Bench<'_> {
         let from = At { value: packet.from.clone(), place: test.name.place.clone() };
         let ports = Ports::resolve(&[from], names, "", &mut Mistakes::default()).unwrap_or_default();
         for port in names.every_port().filter(|port| ports.contains(*port)) {
-            if port == SELF_PORT {
-                return Err(Fault::Undecided("cannot be told of what the box itself sends".into()));
-            }
-            let from = names.ports[usize::from(port)].name.clone();
+            let from = names.port_name(port).unwrap_or_default().to_owned();
             match frame(packet) {
-                Some(bytes) => {
+                Some(mut bytes) => {
+                    self.explainer.address(port, &mut bytes);
                     let fate = self.fate(port, &bytes);
                     if !self.is_met(test, &fate) {
                         let packet = Notation { from, ..packet.clone() };
@@ -249,7 +247,7 @@ impl Bench<'_> {
         let (sent, reason) = match explanation.end {
             End::Known(verdict::Outcome::Sent) => (true, String::new()),
             End::Known(verdict::Outcome::Dropped(reason)) => (false, self.blueprint.layout.reason_name(reason)),
-            End::Kept => (false, "kept".into()),
+            End::Kept | End::Held => (false, "kept".into()),
         };
         let verdict = verdict(rule, sent);
         Fate { verdict, rule, out: if verdict == Expect::Allow { explanation.facts.out } else { NO_PORT }, reason }
@@ -278,11 +276,8 @@ impl Bench<'_> {
 
     /// Whether a test holds for every packet of a range that arrives on `port`.
     fn hold_range(&self, test: &Test, packet: &Notation, port: u8) -> Result<(), Fault> {
-        let Some(out) = self.egress(port) else {
-            let why = "cannot be told of a range: where its packets leave does not depend on the port alone";
-            return Err(Fault::Undecided(why.into()));
-        };
         let mut work = WORK;
+        let Some(out) = self.egress(port) else { return self.hold_anywhere(test, packet, port, &mut work) };
         for range in self.wanted(packet).ranges() {
             let Some(out) = out else {
                 let fate = Fate { verdict: Expect::Deny, rule: None, out: NO_PORT, reason: "no egress".into() };
@@ -292,6 +287,33 @@ impl Bench<'_> {
                 return Err(self.fault(self.witness(&range, port), &fate));
             };
             self.walk(test, range, (port, out), &self.walks, None, &mut work)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a test holds for every packet of a range wherever routes lead it. If it does not hold for one that leads
+    /// nowhere in fact, that cannot be told.
+    fn hold_anywhere(&self, test: &Test, packet: &Notation, port: u8, work: &mut u64) -> Result<(), Fault> {
+        if let Some(out) = &test.out {
+            let why = format!("cannot be told of a range: whether its packets leave by {} is up to routes", out.value);
+            return Err(Fault::Undecided(why));
+        }
+        for out in self.config.names.every_port().filter(|out| *out != port || port != crate::packet::SELF_PORT) {
+            for range in self.wanted(packet).ranges() {
+                let Err(fault) = self.walk(test, range, (port, out), &self.walks, None, work) else { continue };
+                let Fault::Packet(text, ..) = &fault else { return Err(fault) };
+                let single = Notation::parse(text).ok().and_then(|notation| frame(&notation));
+                let met = single.is_none_or(|mut bytes| {
+                    self.explainer.address(port, &mut bytes);
+                    self.is_met(test, &self.fate(port, &bytes))
+                });
+                if !met {
+                    return Err(fault);
+                }
+                let out = self.config.names.port_name(out).unwrap_or("-");
+                let why = format!("cannot be told: it does not hold for packets that leave by {out}, if routes lead any there");
+                return Err(Fault::Undecided(why));
+            }
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ pub mod hop;
 pub mod neighbor;
 pub mod rib;
 pub mod router;
+pub mod show;
 pub mod vlan;
 
 use epoch::Epochs;

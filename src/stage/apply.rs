@@ -58,6 +58,8 @@ pub struct Routed {
     pub errors: u64,
     /// True if the MSS of TCP handshakes is lowered to what the ways take.
     pub clamp: bool,
+    /// How packets leave that would have to wait for a neighbor, for those who only ask.
+    pub assumed: Option<Adjacency>,
 }
 
 /// All ways by which packets leave.
@@ -141,22 +143,24 @@ impl Routed {
     }
 
     #[cold]
-    fn look_closer(&self, index: u32, adjacency: Adjacency, frame: &Frame, meta: &Meta) -> Result<Adjacency, Stop> {
-        let drop = |drop: Drops| Err(Stop::Drop(self.reasons.at(drop), answer(drop, adjacency.mtu)));
+    fn look_closer(&self, index: u32, mut adjacency: Adjacency, frame: &Frame, meta: &Meta) -> Result<Adjacency, Stop> {
+        let drop = |drop: Drops, mtu: u16| Err(Stop::Drop(self.reasons.at(drop), answer(drop, mtu)));
         // RFC 1812 section 5.3.1, RFC 8200 section 3: what the box itself sends is not forwarded.
         if meta.port != SELF_PORT && forward::hops_left(frame, meta) <= 1 {
-            return drop(Drops::TtlExpired);
+            return drop(Drops::TtlExpired, adjacency.mtu);
         }
         match (index, adjacency.state) {
-            (SILENT, _) | (_, State::Failed) => return drop(Drops::HostUnreachable),
-            (GLEAN, _) | (_, State::Unresolved) => return Err(Stop::Wait),
-            // Its routes have just changed: they are asked again.
-            (_, State::Free) => return Err(Stop::Wait),
+            (SILENT, _) | (_, State::Failed) => return drop(Drops::HostUnreachable, adjacency.mtu),
+            // If it is free, its routes have just changed: they are asked again.
+            (GLEAN, _) | (_, State::Unresolved | State::Free) => match self.assumed {
+                None => return Err(Stop::Wait),
+                Some(assumed) => adjacency = assumed,
+            },
             (_, State::Forward | State::Keep) => {}
         }
         // RFC 791 section 3.2, RFC 8200 section 5: only IPv4 is fragmented on its way, and only where it may be.
         if packet_len(meta) > adjacency.mtu && (meta.has(flag::IPV6) || may_not_fragment(frame, meta)) {
-            return drop(Drops::TooBig);
+            return drop(Drops::TooBig, adjacency.mtu);
         }
         Ok(adjacency)
     }

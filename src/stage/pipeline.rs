@@ -17,7 +17,7 @@ use crate::flow::region::Placement;
 use crate::log::Log;
 use crate::nat::{Draft, Nat};
 use crate::packet::steer::Key;
-use crate::packet::{BATCH, Batch, Mask, NO_PORT, bits};
+use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT, bits};
 use crate::route::Source;
 use crate::route::fib::Capacity;
 use crate::route::router::{self, Router};
@@ -222,7 +222,7 @@ fn router(config: &Config, names: &Names, workers: usize) -> io::Result<Router> 
     let port = |(at, port): (usize, &PortName)| router::Port {
         name: port.name.clone(),
         // A port that is not there, under `check` and `replay`, has a MAC address for whoever tries it out.
-        mac: port.mac.unwrap_or([0x02, 0, 0, 0, 0, at as u8]),
+        mac: port.mac.unwrap_or([0x02, 0, 0, 0, 0, port.carrier.map_or(at as u8, |carrier| carrier.parent)]),
         mtu: mtus[at],
         tags: port.carrier.map_or([[0; 4]; 2], |carrier| carrier.tags.wire()),
         addresses: addresses_of(at as u8),
@@ -421,8 +421,8 @@ pub trait Witness {
     fn found(&mut self, _stage: usize, _batch: &Batch) {}
     /// The fresh packets were judged, and those admitted have entries.
     fn admitted(&mut self, _stage: usize, _batch: &Batch) {}
-    /// A flow stage has judged the packets `todo` and denied some of them.
-    fn judged(&mut self, _stage: usize, _todo: Mask, _denied: Mask, _actions: &[Action; BATCH]) {}
+    /// A flow stage has judged the packets `todo` by these facts, and denied some of them.
+    fn judged(&mut self, _at: usize, _todo: Mask, _denied: Mask, _facts: &[Meta; BATCH], _actions: &[Action; BATCH]) {}
 }
 
 impl Witness for () {}
@@ -465,8 +465,9 @@ impl Pipeline {
                 tracker.replay(batch, &self.flow, &self.ways, cx);
                 witness.found(next, batch);
                 if batch.fresh != 0 {
-                    let mut judged =
-                        |at, todo, denied, actions: &_| witness.judged(next + 1 + at, todo, denied, actions);
+                    let mut judged = |at, todo, denied, facts: &_, actions: &_| {
+                        witness.judged(next + 1 + at, todo, denied, facts, actions);
+                    };
                     tracker.admit(batch, &mut self.flow, &mut self.actions, &self.ways, cx, &mut judged);
                     witness.admitted(next, batch);
                 }
@@ -496,7 +497,7 @@ impl Pipeline {
         for (n, (plan, ..)) in self.flow.iter().enumerate() {
             let asked = todo & !denied;
             let refused = plan.judge(asked, &mut batch.metas, actions);
-            witness.judged(self.before.len() + n, asked, refused, actions);
+            witness.judged(self.before.len() + n, asked, refused, &batch.metas, actions);
             denied |= refused;
         }
         let judged = todo & !apply(todo & !denied, batch, actions, &self.ways);

@@ -223,7 +223,7 @@ impl Tracker {
         actions: &mut [Action; BATCH],
         ways: &Ways,
         cx: &mut Cx<'_>,
-        judged: &mut impl FnMut(usize, Mask, Mask, &[Action; BATCH]),
+        judged: &mut impl FnMut(usize, Mask, Mask, &[Meta; BATCH], &[Action; BATCH]),
     ) {
         let fresh = batch.fresh;
         let later = followers(fresh, batch);
@@ -426,13 +426,13 @@ fn judge(
     unruled: Mask,
     facts: &mut [Meta; BATCH],
     actions: &mut [Action; BATCH],
-    judged: &mut impl FnMut(usize, Mask, Mask, &[Action; BATCH]),
+    judged: &mut impl FnMut(usize, Mask, Mask, &[Meta; BATCH], &[Action; BATCH]),
 ) -> Mask {
     let mut denied = 0;
     for (at, (plan, _, egress)) in stages.iter().enumerate() {
         let asked = if *egress { todo & !denied } else { todo & !unruled & !denied };
         let refused = plan.judge(asked, facts, actions);
-        judged(at, asked, refused, actions);
+        judged(at, asked, refused, facts, actions);
         denied |= refused;
     }
     denied

@@ -77,7 +77,10 @@ impl<I: Io, O: Observer> Worker<I, O> {
                     && (awaited.adjacency != GLEAN || known.neighbor == awaited.neighbor)
             };
             let before = held.iter().filter(same).count();
-            if before == 0 {
+            if O::LISTENS {
+                self.observer.held(meta, &awaited);
+            }
+            if before == 0 && !self.asks {
                 // A full queue means that control is busy asking; the packet's sender will try again.
                 let _ = routing.wants.push(want(meta, &awaited));
             }

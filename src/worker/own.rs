@@ -88,6 +88,20 @@ impl<I: Io, O: Observer> Worker<I, O> {
         Ok(())
     }
 
+    /// Takes one frame that the box sends by a port through the datapath.
+    pub fn send_for_box(&mut self, by: u8, bytes: &[u8], now: u64) {
+        let Some(mut frame) = self.io.create() else { return };
+        if !frame.set_len(bytes.len()) {
+            return self.io.free(std::slice::from_mut(&mut frame));
+        }
+        frame.bytes_mut().copy_from_slice(bytes);
+        (frame.port, frame.vlan_tci) = (SELF_PORT, by.into());
+        self.batch.frames[0] = frame;
+        self.sheet.account(Account::HandedIn, 1);
+        self.run(1, now);
+        self.flush(u64::MAX);
+    }
+
     fn arrived(&mut self, i: usize) {
         if O::LISTENS {
             self.observer.sent(&self.batch.frames[i], &self.batch.metas[i]);

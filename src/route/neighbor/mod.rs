@@ -24,6 +24,7 @@ mod arp;
 mod cache;
 mod nd;
 mod nud;
+pub mod stand_in;
 mod table;
 #[cfg(test)]
 mod tests;

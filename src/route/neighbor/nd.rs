@@ -214,7 +214,8 @@ pub fn is_heard_group(mac: Mac) -> bool {
     mac[..3] == [0x33, 0x33, 0xff] || mac == group_mac(ALL_NODES) || mac == group_mac(ALL_ROUTERS)
 }
 
-fn neighbor(kind: u8, flags: u8, target: Ipv6Addr, option: Option<(u8, Mac)>) -> Vec<u8> {
+/// A neighbor solicitation or advertisement without its IPv6 header, its checksum zero.
+pub fn neighbor(kind: u8, flags: u8, target: Ipv6Addr, option: Option<(u8, Mac)>) -> Vec<u8> {
     let mut message = vec![0; nd::Neighbor::LEN];
     if let Some(mut head) = nd::NeighborMut::parse(&mut message) {
         head.set_kind(kind);

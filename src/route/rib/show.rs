@@ -115,10 +115,35 @@ pub struct Counts {
     pub starved: usize,
 }
 
+impl Counts {
+    /// Routes of an origin.
+    pub fn of(&self, origin: Origin) -> usize {
+        self.routes[usize::from(match origin {
+            Origin::Address => ADDRESS,
+            Origin::Source(source) => rank(source),
+            Origin::Neighbor => NEIGHBOR,
+        })]
+    }
+}
+
+fn origin(of: u8) -> Origin {
+    let sources = [Source::Connected, Source::Static, Source::Kernel];
+    match of {
+        ADDRESS => Origin::Address,
+        other => sources.into_iter().find(|one| rank(*one) == other).map_or(Origin::Neighbor, Origin::Source),
+    }
+}
+
 impl<F: Fib> Rib<F> {
     /// All routes, in no order.
     pub fn rows(&self) -> impl Iterator<Item = Row> + '_ {
         self.prefixes.indices().flat_map(|prefix| self.candidates(prefix)).map(|index| self.row(&self.entries[index]))
+    }
+
+    /// Those of some origins, in no order.
+    pub fn rows_of(&self, shown: impl Fn(Origin) -> bool) -> impl Iterator<Item = Row> {
+        let entries = self.prefixes.indices().flat_map(|prefix| self.candidates(prefix)).map(|at| &self.entries[at]);
+        entries.filter(move |entry| shown(origin(entry.rank))).map(|entry| self.row(entry))
     }
 
     /// The routes to exactly this prefix, the most believed first.
@@ -168,11 +193,7 @@ impl<F: Fib> Rib<F> {
             _ if self.refused.contains(&entry.prefix) => Standing::Refused,
             _ => Standing::Active,
         };
-        let sources = [Source::Connected, Source::Static, Source::Kernel];
-        let origin = match entry.rank {
-            ADDRESS => Origin::Address,
-            other => sources.into_iter().find(|one| rank(*one) == other).map_or(Origin::Neighbor, Origin::Source),
-        };
+        let origin = origin(entry.rank);
         Row {
             to: self.prefixes.net(entry.prefix),
             origin,

@@ -116,6 +116,7 @@ impl Stage for Route {
             reasons,
             errors: config.icmp_errors.per_second,
             clamp: config.clamp_mss,
+            assumed: None,
         });
         let ports = cx.names.ports.len();
         let rpf = config.reverse_path(cx.names);

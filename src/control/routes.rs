@@ -1,0 +1,126 @@
+//! What `show routes` and `show neighbors` are answered: a bounded copy, made while the router is locked.
+
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+use super::Running;
+use super::flows::Refusal;
+use crate::config::source::near_miss;
+use crate::route::rib::show::{Origin, Row};
+use crate::route::router::Router;
+use crate::route::show::{ORIGINS, lookup, mac, port_name, route};
+
+/// Rows that are copied at most.
+const MOST: usize = 100_000;
+/// Which routes are asked for.
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Routes {
+    /// Those to this prefix; or that which this address takes, and why.
+    pub to: Option<String>,
+    /// Those of this source; of all but `address` and `neighbor` if not given.
+    pub source: Option<String>,
+    /// How many at most.
+    pub limit: usize,
+}
+
+pub(super) fn lock(router: &Mutex<Router>) -> MutexGuard<'_, Router> {
+    router.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Running {
+    fn router(&self) -> Result<MutexGuard<'_, Router>, Refusal> {
+        let none = || Refusal::Question("the pipeline has no \"route\" stage".into());
+        Ok(lock(self.blueprint.router.as_ref().ok_or_else(none)?))
+    }
+
+    /// Routes: some of all, those to a prefix, or the one that an address takes.
+    pub fn show_routes(&self, query: &Routes) -> Result<Value, Refusal> {
+        let wanted = query.source.as_deref().map(origin).transpose()?;
+        let router = self.router()?;
+        let rib = router.rib();
+        if let Some(to) = &query.to {
+            if let Ok(address) = to.parse::<IpAddr>() {
+                return Ok(lookup(&router, address));
+            }
+            let wrong = |_| Refusal::Question(format!("{to:?} is neither an address nor a prefix"));
+            let net = to.parse::<IpNet>().map_err(wrong)?.trunc();
+            let rows = rib.rows_to(net).filter(|row| wanted.is_none_or(|wanted| row.origin == wanted));
+            let rows: Vec<Value> = rows.map(|row| route(&router, &row)).collect();
+            return Ok(json!({ "to": net, "routes": rows }));
+        }
+        let shown = |origin: Origin| wanted.map_or(!is_detail(origin), |wanted| origin == wanted);
+        let mut rows: Vec<Row> = rib.rows_of(shown).take(query.limit.min(MOST)).collect();
+        let counts = rib.counts();
+        let of = |origin: Origin| counts.of(origin);
+        let all: usize = ORIGINS.iter().filter(|(_, origin)| shown(*origin)).map(|(_, origin)| of(*origin)).sum();
+        rows.sort_by_key(|row| (row.to.addr().is_ipv6(), row.to));
+        Ok(json!({
+            "routes": rows.iter().map(|row| route(&router, row)).collect::<Vec<_>>(),
+            "more": all.saturating_sub(rows.len()),
+            "counts": {
+                "ipv4_prefixes": counts.v4,
+                "ipv6_prefixes": counts.v6,
+                "by_source": ORIGINS.iter().map(|(word, origin)| ((*word).to_owned(), json!(of(*origin)))).collect::<Value>(),
+                "neighbors": counts.neighbors,
+                "refused": counts.refused + counts.starved,
+            },
+        }))
+    }
+
+    /// Neighbors, `limit` of them at most, by port, family and address.
+    pub fn show_neighbors(&self, limit: usize) -> Result<Value, Refusal> {
+        let router = self.router()?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+        let mut more = 0_usize;
+        let mut rows = Vec::new();
+        for row in router.neighbors().iter() {
+            if rows.len() >= limit.min(MOST) {
+                more += 1;
+                continue;
+            }
+            rows.push(json!({
+                "port": port_name(&router, Some(row.port)),
+                "address": row.ip,
+                "mac": row.mac.map(mac),
+                "state": row.state.word(),
+                "since": now.saturating_sub(row.since) as f64 / 1e9,
+                "probes": row.probes,
+                "router": row.is_router,
+                "used": row.is_wanted,
+            }));
+        }
+        Ok(json!({ "neighbors": rows, "more": more }))
+    }
+
+    /// A port's addresses; none if nothing is routed.
+    pub(super) fn addresses(&self, port: u8) -> Option<Vec<Value>> {
+        let router = lock(self.blueprint.router.as_ref()?);
+        let known = router.ports().get(usize::from(port))?;
+        let own: Vec<(IpNet, bool)> = router.neighbors().addresses(port).collect();
+        let used = |net: &IpNet| own.iter().find(|(other, _)| other.addr() == net.addr()).is_none_or(|(_, used)| *used);
+        let made = own.iter().map(|(net, _)| net).filter(|net| !known.addresses.contains(net));
+        let all = known.addresses.iter().chain(made);
+        Some(all.map(|net| json!({ "address": net, "in_use": used(net) })).collect())
+    }
+}
+
+/// True for what follows from addresses and neighbors, and is shown only if it is asked for.
+fn is_detail(origin: Origin) -> bool {
+    matches!(origin, Origin::Address | Origin::Neighbor)
+}
+
+fn origin(word: &str) -> Result<Origin, Refusal> {
+    let words = || ORIGINS.iter().map(|(word, _)| *word);
+    ORIGINS.iter().find(|(known, _)| *known == word).map(|(_, origin)| *origin).ok_or_else(|| {
+        let help = match near_miss(word, words()) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None => format!("known: {}", words().collect::<Vec<_>>().join(", ")),
+        };
+        Refusal::Question(format!("routes have no source {word:?}; {help}"))
+    })
+}
