@@ -82,7 +82,7 @@ stage_miri() {
 }
 
 stage_demo() { scripts/demo.sh; }
-stage_bench() { cargo build --release --locked && scripts/bench.sh --smoke cross stateful; }
+stage_bench() { cargo build --release --locked && scripts/bench.sh --smoke cross stateful route router nat; }
 
 for stage in "${stages[@]}"; do
     printf '\n%s== %s%s\n' "$bold" "$stage" "$plain"

@@ -19,6 +19,12 @@ WIRE = '[pipeline]\nstages = ["cross"]\n[cross]\nwire = [{ ports = ["in", "out"]
 WIRE_MAC = WIRE.replace("] }", '], rewrite_mac = true, peers = ["02:00:00:00:00:0a", "02:00:00:00:00:0b"] }')
 WIRE_ACL = WIRE.replace('["cross"]', '["cross", "acl"]')
 TRACKED = WIRE.replace('["cross"]', '["conntrack", "cross", "acl"]')
+# Ports with addresses, and no kernel beside them, whose frames would be counted.
+ROUTED = '[pipeline]\nstages = ["route"]\n[kernel]\nenabled = false\n[neighbor]\ndad_probes = 0\n' + traffic.neighbors()
+ROUTER = ROUTED.replace('["route"]', '["conntrack", "route", "acl"]')
+NAT = ROUTED.replace('["route"]', '["conntrack", "route", "acl", "snat"]')
+# A million from the Internet's tables; of IPv6 as many as are expected there.
+MANY = {"udp": 1000000, "tcp": 1000000, "udp6": 250000, "tcp6": 250000}
 
 
 class Point(NamedTuple):
@@ -28,6 +34,8 @@ class Point(NamedTuple):
     flows: int
     # What the frames are: udp, tcp, udp6, tcp6.
     kind: str = "udp"
+    # Prefixes that routes lead to. Of one, all flows go to the same host; of several, each goes to a random one.
+    routes: int = 0
 
 
 class Case(NamedTuple):
@@ -46,6 +54,11 @@ class Case(NamedTuple):
     table: Optional[int] = None
     # Nothing leaves: the rate is that of the packets received.
     drops: bool = False
+    # Ratios to io that are asked for, by what the frames are, flows, and whether routes are many.
+    floors: dict = {}
+
+    def floor(self, at):
+        return self.floors.get((at.kind, at.flows, at.routes > 1))
 
 
 RULES = (1, 100, 1000, 10000)
@@ -57,6 +70,23 @@ STATEFUL = (
     + tuple(Point(rules, 1000) for rules in (10, 10000))
 )
 NEW = tuple(Point(1000, 262144, kind) for kind in ("udp", "tcp"))
+
+
+def routed(kinds, routes, flows=FLOWS, rules=0):
+    return tuple(Point(rules, count, kind, routes) for kind in kinds for count in flows)
+
+
+def many(kinds, rules=0):
+    return tuple(Point(rules, 65536, kind, MANY[kind]) for kind in kinds)
+
+
+ROUTE = routed(("udp",), 1) + routed(("udp6",), 1, (1, 1000, 65536)) + many(("udp", "udp6"))
+ROUTE_FLOORS = {(kind, flows, False): 0.55 for kind in ("udp",) for flows in (1, 1000, 65536)}
+ROUTER_POINTS = (
+    routed(("udp",), 1, rules=1000) + routed(("tcp", "udp6"), 1, (1000, 65536), rules=1000) + many(("udp", "udp6"), rules=1000)
+)
+NAT_POINTS = routed(("udp",), 1, rules=1000) + routed(("udp6",), 1, (1000,), rules=1000)
+NAT_FLOORS = {("udp", flows, False): floor for flows, floor in zip(FLOWS, (0.40, 0.37, 0.24, 0.37))}
 
 CASES = {
     "cross": Case(lambda at: WIRE),
@@ -75,6 +105,21 @@ CASES = {
     ),
     "denied-flood": Case(
         lambda at: TRACKED + traffic.acl(at.rules, kind=at.kind, action="deny"), points=NEW, quick=NEW, drops=True
+    ),
+    "route": Case(lambda at: ROUTED, points=ROUTE, quick=ROUTE, floors={**ROUTE_FLOORS, ("udp", 65536, True): 0.27}),
+    "router": Case(
+        lambda at: ROUTER + traffic.acl(at.rules, kind=at.kind, anywhere=at.routes > 1),
+        points=ROUTER_POINTS,
+        quick=ROUTER_POINTS,
+        open=True,
+    ),
+    # The flows are those of the packets themselves, and have one end: a file of flows has no translated ones. The pool has
+    # ports enough for each flow to have its own.
+    "nat": Case(
+        lambda at: NAT + traffic.acl(at.rules, kind=at.kind) + traffic.POOL + '[conntrack.limit]\nhalf_open = "100%"\n',
+        points=NAT_POINTS,
+        quick=NAT_POINTS,
+        floors=NAT_FLOORS,
     ),
 }
 
@@ -96,22 +141,31 @@ class Bench:
 
     def capture(self, case, at):
         """The capture of a point. Frames of UDP over IPv4 alone need no generator."""
-        first = not case.open and at.kind != "udp"
-        path = os.path.join(self.folder, f"{at.kind}-{at.flows}{'-first' * first}.pcap")
+        first = not case.open and at.kind.startswith("tcp")
+        path = os.path.join(self.folder, f"{source(at)}{'-first' * first}.pcap")
         if os.path.exists(path):
             return path
-        if at.kind == "udp":
+        if at.kind == "udp" and at.routes <= 1:
             traffic.write_pcap(path, at.flows)
         else:
-            run_generator(self.generator, [at.kind, str(at.flows), "--pcap", path] + ["--first"] * first)
+            run_generator(self.generator, [*flows(at), "--pcap", path] + ["--first"] * first)
         return path
 
     def open_flows(self, at):
         """A file of the point's flows, which fits its rules."""
-        path = os.path.join(self.folder, f"{at.kind}-{at.flows}.flows")
+        path = os.path.join(self.folder, f"{source(at)}.flows")
         if not os.path.exists(path):
-            run_generator(self.generator, [at.kind, str(at.flows), "--flows", path, "--rule", traffic.LAST])
+            run_generator(self.generator, [*flows(at), "--flows", path, "--rule", traffic.LAST])
         return path
+
+    def routes(self, at):
+        """What leads to the point's prefixes."""
+        if at.routes <= 1:
+            return traffic.route(at.kind)
+        path = os.path.join(self.folder, f"{at.kind}-{at.routes}.routes")
+        if not os.path.exists(path):
+            run_generator(self.generator, [*flows(at), "--routes", path, "--via", traffic.gateway(at.kind)])
+        return f'[route]\nfile = "{path}"\n'
 
     def measure(self, system, name, at, start):
         with start() as process:
@@ -119,7 +173,8 @@ class Bench:
             before = process.tracked()
             mpps = process.rate(self.seconds) / 1e6
             after = process.tracked()
-        note(f"  {system:<9} {name:<12} rules {at.rules:>6}  {at.kind:<4} flows {at.flows:>7}  {mpps:7.2f} Mpps")
+        where = f"rules {at.rules:>6}  {at.kind:<4} flows {at.flows:>7}  routes {at.routes:>7}"
+        note(f"  {system:<9} {name:<12} {where}  {mpps:7.2f} Mpps")
         self.rates.setdefault((system, name, at), []).append(mpps)
         if after:
             counts = self.tracked.setdefault((name, at), {key: 0 for key in after})
@@ -132,17 +187,19 @@ class Bench:
 
     def flowgate(self, name, case, at):
         stages = case.config(at)
-        flows = self.open_flows(at) if case.open else None
-        options = {"table": case.table, "open_flows": flows, "drops": case.drops}
+        if at.routes:
+            stages += self.routes(at)
+        saved = self.open_flows(at) if case.open else None
+        options = {"table": case.table, "open_flows": saved, "drops": case.drops, "routed": at.routes > 0}
         capture = self.capture(case, at)
         self.measure("flowgate", name, at, lambda: Flowgate(self.program, self.folder, stages, capture, at.flows, **options))
 
     def run(self, name, case, points):
-        sources = sorted({(at.kind, at.flows) for at in points})
+        sources = sorted({(at.kind, at.flows, at.routes) for at in points})
         for number in range(self.rounds):
             note(f"{name}, round {number + 1} of {self.rounds}")
-            for source in sources:
-                here = sorted(at for at in points if (at.kind, at.flows) == source)
+            for same in sources:
+                here = sorted(at for at in points if (at.kind, at.flows, at.routes) == same)
                 self.testpmd("io", case, here[0])
                 if case.peer:
                     self.testpmd(case.peer, case, here[0])
@@ -165,7 +222,7 @@ class Bench:
                 "family": "ipv6" if at.kind.endswith("6") else "ipv4",
                 "flows": at.flows,
                 "rules": at.rules,
-                "routes": 0,
+                "routes": at.routes,
                 "workers": 1,
                 "mpps": round(mpps, 3),
                 "spread": round((max(rates) - min(rates)) / mpps, 3),
@@ -174,6 +231,9 @@ class Bench:
             if case and case.peer:
                 row["peer"] = f"testpmd {case.peer}"
                 row["ratio_to_peer"] = round(mpps / of_testpmd(case.peer), 3)
+            if case and (floor := case.floor(at)):
+                row["floor"] = floor
+                row["short"] = "SHORT" if mpps / io < floor else ""
             if (name, at) in self.tracked:
                 row.update(self.tracked[name, at])
             result.append(row)
@@ -185,6 +245,16 @@ def control(mode, case, at):
     return f"{mode} SYN" if at.kind.startswith("tcp") and not case.open else mode
 
 
+def source(at):
+    """The name of what the traffic of a point is made from."""
+    return f"{at.kind}-{at.flows}-{at.routes}" if at.routes > 1 else f"{at.kind}-{at.flows}"
+
+
+def flows(at):
+    """The generator's first arguments."""
+    return [at.kind, str(at.flows)] + (["--prefixes", str(at.routes)] if at.routes > 1 else [])
+
+
 def run_generator(generator, arguments):
     done = subprocess.run([generator, *arguments], capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -193,14 +263,14 @@ def run_generator(generator, arguments):
 
 def print_table(rows):
     columns = ["system", "case", "proto", "family", "flows", "rules", "routes", "workers", "mpps", "spread", "ratio_to_io",
-               "peer", "ratio_to_peer", "judged", "invalid"]  # fmt: skip
+               "floor", "short", "peer", "ratio_to_peer", "judged", "invalid"]  # fmt: skip
     cells = [columns] + [
         [f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
          for value in (row.get(column, "") for column in columns)]
         for row in rows
     ]  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*cells)]
-    words = {"system", "case", "proto", "family", "peer"}
+    words = {"system", "case", "proto", "family", "short", "peer"}
     for line in cells:
         aligned = [
             cell.ljust(width) if column in words else cell.rjust(width)
@@ -232,12 +302,12 @@ def main():
     points = {name: CASES[name].quick if options.quick else CASES[name].points for name in names}
     rounds, seconds = (3, 0.5) if options.quick else (5, 2.0)
     if options.smoke:
-        points = {name: [Point(0, 1000)._replace(rules=points[name][0].rules)] for name in names}
+        points = {name: [points[name][0]._replace(flows=1000)] for name in names}
         rounds, seconds = 1, 0.2
     program = None if options.controls else options.flowgate
     draw = options.svg or ("docs" if not (options.quick or options.smoke or options.case or options.controls) else None)
 
-    generator = options.generator if any(CASES[name].open or at.kind != "udp" for name in names for at in points[name]) else None
+    generator = options.generator if any(CASES[name].open or at.kind != "udp" or at.routes > 1 for name in names for at in points[name]) else None
     check({at.flows for name in names for at in points[name]}, program, generator, any(CASES[name].open for name in names))
     if draw:
         try:

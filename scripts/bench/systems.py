@@ -9,6 +9,8 @@ import subprocess
 import threading
 import time
 
+import traffic
+
 CONTROL_CORE, WORKER_CORE = 0, 1
 HUGE_PAGES = "/sys/kernel/mm/hugepages/hugepages-2048kB"
 # A frame's buffer of 2,176 bytes and its mbuf header, rounded up, in bytes.
@@ -217,17 +219,19 @@ class Flowgate(Process):
 
     name = "flowgate"
 
-    def __init__(self, program, folder, stages, pcap, flows, table=None, open_flows=None, drops=False):
+    def __init__(self, program, folder, stages, pcap, flows, table=None, open_flows=None, drops=False, routed=False):
         self.program, self.socket = program, os.path.join(folder, "flowgate.sock")
         self.tracks, self.drops = "conntrack" in stages, drops
         source, sink = vdevs(pcap)
+        inside, outside = (f"address = {json.dumps(own)}\n" for own in traffic.ADDRESSES) if routed else ("", "")
         config = os.path.join(folder, "bench.toml")
         with open(config, "w", encoding="utf-8") as file:
             file.write(
                 f"[worker]\ncores = [{WORKER_CORE}]\nmain_core = {CONTROL_CORE}\nburst = 64\n"
                 f'[memory]\nhugepages = "require"\npackets = {buffers(flows)}\n'
                 f"{f'flows = {table}' if table else ''}\n"
-                f'[[port]]\nname = "in"\ndevice = "{source}"\n[[port]]\nname = "out"\ndevice = "{sink}"\n'
+                f'[[port]]\nname = "in"\ndevice = "{source}"\n{inside}'
+                f'[[port]]\nname = "out"\ndevice = "{sink}"\n{outside}'
                 f'[control]\nsocket = "{self.socket}"\n{stages}'
             )
         super().__init__([program, "run", config] + (["--flows", open_flows] if open_flows else []))

@@ -18,6 +18,15 @@ FIRST_SOURCE_PORT = 10000
 # The same over IPv6, of which `bench-flows` makes the frames.
 SOURCES_V6 = "2001:db8:1::/48"
 DESTINATION_V6 = "2001:db8:2::1"
+# Where flowgate routes: what its ports have, in and out, and the router behind the second.
+ADDRESSES = (("10.0.0.1/24", "2001:db8:a::1/64"), ("203.0.113.1/24", "2001:db8:b::1/64"))
+GATEWAYS = {"ipv4": "203.0.113.2", "ipv6": "2001:db8:b::2"}
+GATEWAY_MAC = "02:00:00:00:00:0b"
+# Addresses that sources become, IPv4 and IPv6: ports enough for a flow each.
+POOL = (
+    '[[snat.rule]]\nsource = "10.0.0.0/8"\nto = "out"\nto_source = "203.0.113.16/28"\n'
+    '[[snat.rule]]\nsource = "2001:db8:1::/48"\nto = "out"\nto_source = "2001:db8:b::100/124"\n'
+)
 # The last rule as files of flows name it.
 LAST = "acl/traffic"
 
@@ -48,6 +57,23 @@ def write_pcap(path, flows):
         file.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1))
         for flow in order:
             file.write(struct.pack("<IIII", 0, 0, FRAME, FRAME) + frame(flow))
+
+
+def gateway(kind):
+    return GATEWAYS["ipv6" if kind.endswith("6") else "ipv4"]
+
+
+def neighbors():
+    """The gateways as they are given."""
+    given = (f'{{ port = "out", address = "{address}", mac = "{GATEWAY_MAC}" }}' for address in GATEWAYS.values())
+    return f"static = [{', '.join(given)}]\n"
+
+
+def route(kind):
+    """One route that leads to the traffic's destination."""
+    to = f"{DESTINATION_V6}/64" if kind.endswith("6") else f"{DESTINATION}/24"
+    to = ipaddress.ip_network(to, strict=False)
+    return f'[[route.static]]\nto = "{to}"\nvia = "{gateway(kind)}"\n'
 
 
 def prefix(rng, lengths, within):
@@ -109,14 +135,17 @@ def rules(count, wild=False):
 
 
 @functools.lru_cache
-def acl(count, wild=False, kind="udp", action="allow"):
-    """The same as TOML, for frames of `kind`; the last rule does `action`."""
+def acl(count, wild=False, kind="udp", action="allow", anywhere=False):
+    """The same as TOML, for frames of `kind`; the last rule does `action`, and if the frames go `anywhere`, whatever their
+    destination."""
     proto = kind[:3]
     lines = ['[acl]\ndefault = "deny"\n']
     chosen = rules(count, wild)
     chosen[-1]["action"] = action
     if kind.endswith("6"):
         chosen[-1].update(source=SOURCES_V6, destination=DESTINATION_V6)
+    if anywhere:
+        chosen[-1]["destination"] = "::/0" if kind.endswith("6") else "0.0.0.0/0"
     for rule in chosen:
         low, high = rule["ports"] or (0, 0)
         service = f"{proto}/{low}-{high}" if rule["ports"] else proto
