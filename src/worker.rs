@@ -15,6 +15,8 @@ use crate::log::Log;
 use crate::packet::batch::Await;
 use crate::packet::decode::{decode, strip_tag};
 use crate::packet::reply::{self, Answer, reject};
+use crate::nat::steer::Steering;
+use crate::packet::meta::flag;
 use crate::packet::steer::{Key, owner, steer};
 use crate::packet::{BATCH, Batch, Frame, Mask, Meta, SELF_PORT, bits};
 use crate::route::epoch::Presence;
@@ -212,6 +214,18 @@ pub struct Worker<I: Io, O: Observer = ()> {
     /// Says between turns that nothing of the routing tables is in use.
     presence: Option<Presence>,
     asks: bool,
+    /// Whose a packet is where addresses are translated.
+    steering: Option<Arc<Steering>>,
+}
+
+/// The worker of `workers` that owns a packet whose hash is known and, of a fragment, whose datagram's facts.
+#[inline]
+fn whose(steering: Option<&Steering>, meta: &Meta, frame: &Frame, key: Key, workers: usize) -> usize {
+    let Some(steering) = steering else { return owner(meta.hash, workers) };
+    match meta.has(flag::ICMP_ERROR) {
+        true => steering.owner_of_error(meta, frame, key, workers).unwrap_or(owner(meta.hash, workers)),
+        false => steering.owner(meta, meta.hash, key, workers),
+    }
 }
 
 impl<I: Io, O: Observer> Worker<I, O> {
@@ -274,6 +288,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
             errors,
             presence,
             asks,
+            steering: blueprint.nat.as_ref().map(|nat| nat.steering.clone()),
             io,
         }
     }
@@ -434,9 +449,9 @@ impl<I: Io, O: Observer> Worker<I, O> {
     /// Takes the decoded batch to its end.
     #[inline]
     fn process(&mut self, now: u64) {
-        let placed = if self.batch.fragments != 0 { self.follow(now) } else { 0 };
+        let (placed, complete) = if self.batch.fragments != 0 { self.follow(now) } else { (0, 0) };
         if self.steered {
-            self.steer(placed);
+            self.steer(placed, complete);
         }
         self.sheet.account(Account::Processed, u64::from(self.batch.live.count_ones()));
         self.finish(now, false);
@@ -478,8 +493,9 @@ impl<I: Io, O: Observer> Worker<I, O> {
         self.put_out(note.meta.out, frame);
     }
 
-    /// Hands packets that another worker owns over to it. The hash of those `placed` is known.
-    fn steer(&mut self, placed: Mask) {
+    /// Hands packets that another worker owns over to it. The hash of those `placed` is known; `complete` are fragments that have
+    /// the facts of their datagrams, the others are their datagrams'.
+    fn steer(&mut self, placed: Mask, complete: Mask) {
         let Some(handoff) = &self.handoff else { return };
         let (me, key, workers) = (handoff.me, self.key, handoff.to.len());
         let batch = &mut *self.batch;
@@ -487,7 +503,8 @@ impl<I: Io, O: Observer> Worker<I, O> {
             if placed & (1 << i) == 0 {
                 steer(&mut batch.metas[i], &batch.frames[i], key);
             }
-            let to = owner(batch.metas[i].hash, workers);
+            let steering = self.steering.as_deref().filter(|_| (batch.fragments & !complete) & (1 << i) == 0);
+            let to = whose(steering, &batch.metas[i], &batch.frames[i], key, workers);
             if to == me {
                 continue;
             }

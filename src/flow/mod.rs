@@ -58,6 +58,10 @@ crate::lines! {
         BadError = "bad-error",
         /// All entries are taken by flows that may not be evicted.
         TableFull = "table-full",
+        /// The packets of its way back would be those of a flow that there is: one of the two is translated.
+        Taken = "taken",
+        /// It cannot be translated: a fragment of SCTP whose ports would change.
+        Untranslatable = "untranslatable",
         /// Its source has as many flows as it may have.
         TooManyFlows = "too-many-flows",
         /// Its source began as many flows within a second as it may.

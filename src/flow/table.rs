@@ -22,6 +22,7 @@ use std::io;
 use bytemuck::{Pod, Zeroable};
 
 use crate::arch;
+use crate::nat::mapping::{Lease, Leases};
 use crate::packet::steer::{self, Key as HashKey};
 use crate::packet::{BATCH, Mask, bits};
 
@@ -140,6 +141,8 @@ pub struct Table<E> {
     hand: u32,
     /// Where flows are counted, if there are limits.
     ledger: Option<Ledger>,
+    /// Which mappings translated flows use, if there are mappings.
+    leases: Option<Leases>,
     /// By which tuples are hashed; without it no translated flow can be filed.
     key: Option<HashKey>,
 }
@@ -200,6 +203,7 @@ impl<E: Entry> Table<E> {
             },
             hand: 0,
             ledger: None,
+            leases: None,
             key: None,
         })
     }
@@ -509,6 +513,9 @@ impl<E: Entry> Table<E> {
         if let Some(ledger) = self.ledger.as_mut().filter(|_| self.entries[index as usize].body().has(mark::LIMITED)) {
             ledger.end(index);
         }
+        if let Some(leases) = self.leases.as_mut().filter(|_| translated) {
+            leases.end(index);
+        }
         self.entries[index as usize].body_mut().flags = 0;
         self.links[index as usize].newer = self.free;
         self.free = index;
@@ -525,6 +532,18 @@ impl<E: Entry> Table<E> {
         if let Some(ledger) = &mut self.ledger {
             ledger.keep(index, token);
             self.entries[index as usize].body_mut().flags |= mark::LIMITED;
+        }
+    }
+
+    /// Lets translated flows hold on to mappings from now on.
+    pub fn keep_leases(&mut self, leases: Leases) {
+        self.leases = Some(leases);
+    }
+
+    /// Notes the mapping that a translated flow uses, until it ends.
+    pub fn lease(&mut self, index: u32, lease: Lease) {
+        if let Some(leases) = self.leases.as_mut().filter(|_| self.entries[index as usize].body().has(mark::TRANSLATED)) {
+            leases.keep(index, lease);
         }
     }
 

@@ -128,6 +128,17 @@ impl Draft {
     }
 }
 
+impl Nat {
+    /// True for an address that sources become where flows leave by `out`.
+    pub fn is_ours(&self, address: &[u8; 16], v6: bool, out: u8) -> bool {
+        let outside = |fixed: &Fixed| fixed.translate(address, v6).is_some();
+        self.steering.fixed.iter().any(outside)
+            || self.outbound.as_ref().is_some_and(|outbound| {
+                outbound.pools.contains(address, v6) || outbound.sources.of_port(out, v6) == Some(*address)
+            })
+    }
+}
+
 impl Outbound {
     /// Why a flow without a source is dropped.
     pub fn reason(&self, refusal: Refusal) -> Reason {

@@ -107,6 +107,13 @@ pub struct Sources {
     pub addresses: Arc<Addresses>,
 }
 
+impl Sources {
+    /// The address of a port that stands for others (masquerade), as in `Meta`.
+    pub fn of_port(&self, port: u8, v6: bool) -> Option<[u8; 16]> {
+        address(&Origin::Masquerade, &self.addresses, port, v6, 0, 0)
+    }
+}
+
 /// What a source becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapped {

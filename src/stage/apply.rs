@@ -178,9 +178,16 @@ fn may_not_fragment(frame: &Frame, meta: &Meta) -> bool {
 }
 
 /// Carries out the actions of the live packets in `todo`: rule, domain and egress go into their facts, and they are written.
-/// Those whose way is not open are held or dropped; they are the result.
+/// Those whose way is not open are held or dropped; they are the result. `subjects` are the facts that were judged, if not those
+/// of the batch.
 #[inline]
-pub fn apply(todo: Mask, batch: &mut Batch, actions: &[Action; BATCH], ways: &Ways) -> Mask {
+pub fn apply(
+    todo: Mask,
+    batch: &mut Batch,
+    subjects: Option<&[Meta; BATCH]>,
+    actions: &[Action; BATCH],
+    ways: &Ways,
+) -> Mask {
     let mut stopped = 0;
     for i in bits(todo & batch.live) {
         let action = &actions[i];
@@ -195,7 +202,8 @@ pub fn apply(todo: Mask, batch: &mut Batch, actions: &[Action; BATCH], ways: &Wa
             Err(stop) => {
                 meta.rule = action.rule;
                 stopped |= 1 << i;
-                let awaited = Await { adjacency: action.adjacency, out: action.out, neighbor: meta.dst };
+                let neighbor = subjects.map_or(meta.dst, |subjects| subjects[i].dst);
+                let awaited = Await { adjacency: action.adjacency, out: action.out, neighbor };
                 halt(stop, i, batch, awaited);
             }
         }

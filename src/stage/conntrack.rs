@@ -238,17 +238,18 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// One worker's tables.
-    pub fn tables(&self, placement: Placement) -> io::Result<Tables> {
-        let v4 = Table::new(self.v4, self.budget_v4, placement)?;
-        Ok(Tables { v4, v6: Table::new(self.v6, self.budget_v6, placement)? })
+    /// One worker's tables; with room for all flows to be translated if some are.
+    pub fn tables(&self, translates: bool, placement: Placement) -> io::Result<Tables> {
+        let translated = |entries| if translates { entries } else { 0 };
+        let v4 = Table::translating(self.v4, translated(self.v4), self.budget_v4, placement)?;
+        Ok(Tables { v4, v6: Table::translating(self.v6, translated(self.v6), self.budget_v6, placement)? })
     }
 
     /// Tables for a handful of flows: what explains one packet needs no more.
     pub fn few_tables() -> io::Result<Tables> {
         const FEW: usize = 64;
-        let v4 = Table::new(FEW, FEW, Placement::default())?;
-        Ok(Tables { v4, v6: Table::new(FEW, FEW, Placement::default())? })
+        let v4 = Table::translating(FEW, FEW, FEW, Placement::default())?;
+        Ok(Tables { v4, v6: Table::translating(FEW, FEW, FEW, Placement::default())? })
     }
 
     /// Lines for `check` and `describe`.

@@ -303,7 +303,7 @@ fn check_order(config: &Config, mistakes: &mut Mistakes) {
 impl Blueprint {
     /// One worker's flow tables, if connections are tracked.
     pub fn tables(&self, placement: Placement) -> io::Result<Option<Tables>> {
-        self.conntrack.as_ref().map(|(settings, _)| settings.tables(placement)).transpose()
+        self.conntrack.as_ref().map(|(settings, _)| settings.tables(self.nat.is_some(), placement)).transpose()
     }
 
     /// The same without limits on flows, which the workers of a blueprint share: for those who only ask.
@@ -324,7 +324,8 @@ impl Blueprint {
     pub fn start(&self, worker: usize, tables: Option<Tables>, key: Key, steered: bool) -> Pipeline {
         let tracker = self.conntrack.as_ref().map(|(settings, around)| {
             let tables = tables.expect("a pipeline that tracks connections is started with tables");
-            Tracker::new(settings.clone(), around.clone(), tables, key, steered)
+            let nat = self.nat.as_ref().map(|nat| (nat, worker, self.workers.max(1)));
+            Tracker::new(settings.clone(), around.clone(), nat, tables, key, steered)
         });
         let mut pipeline = Pipeline {
             before: Vec::new(),
@@ -500,7 +501,7 @@ impl Pipeline {
             witness.judged(self.before.len() + n, asked, refused, &batch.metas, actions);
             denied |= refused;
         }
-        let judged = todo & !apply(todo & !denied, batch, actions, &self.ways);
+        let judged = todo & !apply(todo & !denied, batch, None, actions, &self.ways);
         for (_, commit, _) in &mut self.flow {
             commit.commit(judged, batch, actions, cx);
         }

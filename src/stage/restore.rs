@@ -22,7 +22,7 @@ use crate::packet::{BATCH, Meta, NO_PORT, NO_RULE, SELF_PORT, bits};
 
 use super::conntrack::{Around, Settings, Tables};
 use super::pipeline::Blueprint;
-use super::track::{judge_again, put};
+use super::track::{judge_again, permits, put};
 use super::{Action, FlowPlan, Plan};
 
 /// The names that a file's entries refer to.
@@ -41,8 +41,10 @@ pub struct Restored {
     pub flows: u64,
     /// Their time has passed since.
     pub expired: u64,
-    /// The rules do not allow them any more.
+    /// The rules do not allow them any more, or would translate them otherwise.
     pub denied: u64,
+    /// Translated flows whose two ways are different workers' now.
+    pub strayed: u64,
     /// Half-open flows beyond the budget.
     pub crowded: u64,
 }
@@ -53,6 +55,7 @@ impl fmt::Display for Restored {
         for (count, why) in [
             (self.expired, "have expired since"),
             (self.denied, "are not allowed any more"),
+            (self.strayed, "are translated and would be two workers'"),
             (self.crowded, "half-open ones are beyond the budget"),
         ] {
             if count > 0 {
@@ -166,15 +169,33 @@ impl Saved<'_> {
                 Plan::Flow(plan) => Some((&**plan as &dyn FlowPlan, stage.kind.egress)),
                 _ => None,
             });
+            bits(todo).for_each(|i| actions[0][i] = Action::OPEN);
             let denied = judge_again(plans, todo, &mut facts, &mut actions);
             restored.denied += u64::from(denied.count_ones());
             for i in bits(todo & !denied) {
+                let subject = entry::reversed(&facts[i], actions[0][i].out);
+                if !permits(self.blueprint.nat.as_ref(), &moved[i], &subject, &actions[0][i]) {
+                    restored.denied += 1;
+                    continue;
+                }
                 put(moved[i].body_mut(), [&actions[0][i], &actions[1][i]], self.settings, self.around);
-                let worker = owner(moved[i].body().hash, tables.len());
+                let Some(worker) = self.owner(&moved[i], key, tables.len()) else {
+                    restored.strayed += 1;
+                    continue;
+                };
                 insert(family(&mut tables[worker]), &moved[i], worker, restored)?;
             }
         }
         Ok(())
+    }
+
+    /// The worker to which packets of both ways come.
+    fn owner<E: Entry>(&self, entry: &E, key: Key, workers: usize) -> Option<usize> {
+        let hash = entry.body().hash;
+        let Some(nat) = &self.blueprint.nat else { return Some(owner(hash, workers)) };
+        let (there, back) = (entry::facts(entry), entry::reply_facts(entry));
+        let worker = nat.steering.owner(&there, hash, key, workers);
+        (worker == nat.steering.owner(&back, steer::hash(&back, key), key, workers)).then_some(worker)
     }
 
     /// An entry as this process would have it: its port's number and scope, hash, and no more time than flows have.

@@ -22,10 +22,12 @@ use crate::flow::timeout::{Class, has_passed, ticks};
 use crate::flow::{Drops, ORIGINAL, REPLY, Tracking};
 use crate::packet::batch::Await;
 use crate::packet::meta::flag;
+use crate::nat::Nat;
 use crate::packet::steer::{self, Key};
+use crate::packet::translate::{translate, translate_error};
 use crate::packet::{BATCH, Batch, Frame, Mask, Meta, NO_FLOW, NO_RULE, SELF_PORT, bits};
 use crate::route::adjacency::State;
-use crate::stats::Lines;
+use crate::stats::{Lines, Reason};
 use crate::wire::icmpv4::{self, Icmpv4};
 use crate::wire::tcp::{ACK, SYN};
 use crate::wire::udp::Udp;
@@ -38,8 +40,11 @@ use super::synproxy::{self, Note, Notes};
 use super::visit::Visit;
 use super::{Action, Cx, FlowCommit, FlowPlan, Row, rule_counter};
 
+mod nat;
 mod proxy;
 
+pub use nat::permits;
+use nat::{Fault, Translator};
 use proxy::{Proxy, challenge, toward_client, toward_server};
 
 /// Entries the hand visits in one upkeep at least, and how many upkeeps a round may take at most: with one every 5 ms, a
@@ -62,8 +67,11 @@ pub struct Tracker {
     /// True if steering has hashed the packets already.
     hashed: bool,
     proxy: Option<Proxy>,
+    nat: Option<Translator>,
     /// Packets of our own to be sent.
     notes: Notes,
+    /// Facts by which fresh packets are judged: those of the batch stay as they came.
+    subjects: Box<[Meta; BATCH]>,
     /// Facts of ways back, and of flows that are judged again.
     facts: Box<[Meta; BATCH]>,
     back: Box<[Action; BATCH]>,
@@ -82,6 +90,7 @@ struct Desk<'a> {
     around: &'a Around,
     ways: &'a Ways,
     proxy: Option<&'a Proxy>,
+    nat: Option<&'a mut Translator>,
     notes: &'a mut Notes,
     /// In ticks.
     now: u32,
@@ -108,17 +117,26 @@ enum Found {
 }
 
 impl Tracker {
-    /// A worker's own tracking. `hashed`: steering has set every packet's hash with this key.
-    pub fn new(settings: Arc<Settings>, around: Around, mut tables: Tables, key: Key, hashed: bool) -> Tracker {
+    /// A worker's own tracking. `nat`: what is translated, which of the workers this is, and how many there are. `hashed`:
+    /// steering has set every packet's hash with this key.
+    pub fn new(
+        settings: Arc<Settings>,
+        around: Around,
+        nat: Option<(&Nat, usize, usize)>,
+        mut tables: Tables,
+        key: Key,
+        hashed: bool,
+    ) -> Tracker {
         if let Some(limits) = &around.limits {
             count_flows(&mut tables.v4, limits);
             count_flows(&mut tables.v6, limits);
         }
         tables.hash_by(key);
         let proxy = Proxy::new(&settings, key);
-        let facts = Box::new([const { Meta::UNKNOWN }; BATCH]);
+        let nat = nat.map(|(nat, worker, workers)| Translator::new(nat, worker, workers, key, &mut tables));
+        let [subjects, facts] = std::array::from_fn(|_| Box::new([const { Meta::UNKNOWN }; BATCH]));
         let back = Box::new([Action::OPEN; BATCH]);
-        Tracker { settings, around, tables, key, hashed, proxy, notes: Notes::default(), facts, back }
+        Tracker { settings, around, tables, key, hashed, proxy, nat, notes: Notes::default(), subjects, facts, back }
     }
 
     /// A packet to be sent besides those that came.
@@ -202,7 +220,7 @@ impl Tracker {
             }
         }
         batch.fresh = batch.live & !errors;
-        let mut desk = Desk::new(&self.settings, &self.around, ways, self.proxy.as_ref(), &mut self.notes, cx);
+        let mut desk = Desk::new(&self.settings, &self.around, ways, self.proxy.as_ref(), self.nat.as_mut(), &mut self.notes, cx);
         if v4 != 0 {
             look_up(&mut self.tables.v4, v4, &buckets, batch, &mut desk, cx);
         }
@@ -248,14 +266,21 @@ impl Tracker {
             }
             todo |= 1 << i;
         }
-        let mut denied = judge(stages, todo, unruled, &mut batch.metas, actions, judged);
+        for i in bits(todo) {
+            self.subjects[i].clone_from(&batch.metas[i]);
+        }
+        if let Some(nat) = &mut self.nat {
+            nat.prepare(todo, &self.tables, batch, &mut self.subjects, actions);
+        }
+        let mut denied = judge(stages, todo, unruled, &mut self.subjects, actions, judged);
         // What the box answers itself, at once, needs no flow.
         for i in bits(todo & !denied) {
-            stateless |= Mask::from(actions[i].out == SELF_PORT && is_asking(&batch.metas[i])) << i;
+            let own = actions[i].out == SELF_PORT && self.subjects[i].dst == batch.metas[i].dst;
+            stateless |= Mask::from(own && is_asking(&batch.metas[i])) << i;
         }
         let allowed = todo & !denied & !stateless;
         for i in bits(allowed) {
-            self.facts[i] = way_back(&batch.metas[i], actions[i].out);
+            self.facts[i] = way_back(&self.subjects[i], actions[i].out);
             self.back[i] = Action::OPEN;
         }
         // The way back is not judged: whoever may ask may be answered. But it must be known where it leads.
@@ -266,14 +291,14 @@ impl Tracker {
         self.tables.v4.prefetch_oldest(firsts);
         self.tables.v6.prefetch_oldest(firsts);
         let mut admitted = stateless & !denied;
-        let mut desk = Desk::new(&self.settings, &self.around, ways, self.proxy.as_ref(), &mut self.notes, cx);
+        let mut desk = Desk::new(&self.settings, &self.around, ways, self.proxy.as_ref(), self.nat.as_mut(), &mut self.notes, cx);
         for i in bits(todo & !stateless) {
             let meta = &batch.metas[i];
             let case = Case { i, denied: denied & (1 << i) != 0, later: later & (1 << i) != 0 };
             let outcome = if meta.has(flag::IPV4) {
-                first(&mut self.tables.v4, case, batch, stages, actions, &self.back, &mut desk, cx)
+                first(&mut self.tables.v4, case, batch, &self.subjects, stages, actions, &self.back, &mut desk, cx)
             } else {
-                first(&mut self.tables.v6, case, batch, stages, actions, &self.back, &mut desk, cx)
+                first(&mut self.tables.v6, case, batch, &self.subjects, stages, actions, &self.back, &mut desk, cx)
             };
             match outcome {
                 First::Begins => admitted |= 1 << i,
@@ -285,17 +310,22 @@ impl Tracker {
                 First::Denied => denied |= 1 << i,
                 First::Refused(reason) => {
                     denied &= !(1 << i);
-                    batch.drop(i, self.settings.reasons.at(reason));
+                    batch.drop(i, reason);
                 }
             }
         }
         desk.settle(cx);
-        let admitted = admitted & !apply(admitted, batch, actions, ways);
+        let admitted = admitted & !apply(admitted, batch, Some(&self.subjects), actions, ways);
         for (_, commit, _) in stages.iter_mut() {
             commit.commit(admitted | denied, batch, actions, cx);
         }
         refuse(denied, batch, actions);
         conclude(stages, admitted | denied, batch, actions, cx);
+        // At last, so that stages count and log what came.
+        if let Some(nat) = &mut self.nat {
+            let failed = nat.apply(batch);
+            batch.drop_all(failed, self.settings.reasons.at(Drops::Untranslatable));
+        }
         batch.fresh = 0;
     }
 
@@ -339,7 +369,7 @@ impl Tracker {
     /// ICMP errors: each belongs to the flow that it quotes a packet of, and goes the way back of that packet.
     #[cold]
     fn errors(&mut self, errors: Mask, batch: &mut Batch, stages: &[FlowStage], ways: &Ways, cx: &mut Cx<'_>) {
-        let mut desk = Desk::new(&self.settings, &self.around, ways, self.proxy.as_ref(), &mut self.notes, cx);
+        let mut desk = Desk::new(&self.settings, &self.around, ways, self.proxy.as_ref(), self.nat.as_mut(), &mut self.notes, cx);
         for i in bits(errors) {
             let (frame, meta) = (&mut batch.frames[i], &mut batch.metas[i]);
             let passes = if meta.has(flag::IPV4) {
@@ -379,6 +409,7 @@ impl Tracker {
         counters[base + Counters::Expired.index()] += gone as u64;
         counters[base + Counters::Flows.index()] = u64::from(v4.used) + u64::from(v6.used);
         counters[base + Counters::HalfOpen.index()] = u64::from(v4.half_open) + u64::from(v6.half_open);
+        self.nat.iter_mut().for_each(Translator::housekeep);
     }
 }
 
@@ -457,7 +488,7 @@ enum First {
     /// The stages deny it.
     Denied,
     /// It is dropped.
-    Refused(Drops),
+    Refused(Reason),
     /// It does not go on now.
     Stops(Stop, Await),
 }
@@ -467,6 +498,7 @@ fn first<E: Entry>(
     table: &mut Table<E>,
     case: Case,
     batch: &mut Batch,
+    subjects: &[Meta; BATCH],
     stages: &[FlowStage],
     actions: &mut [Action; BATCH],
     back: &[Action; BATCH],
@@ -482,7 +514,7 @@ fn first<E: Entry>(
             tries += 1;
             match replay(table, flow, &mut batch.frames[i], &mut batch.metas[i], desk, cx) {
                 Found::Passes => return First::Passes,
-                Found::Refused(reason) => return First::Refused(reason),
+                Found::Refused(reason) => return First::Refused(desk.settings.reasons.at(reason)),
                 Found::Stops(stop, awaited) => return First::Stops(stop, awaited),
                 Found::Stale => {
                     if let Err(action) = renew(table, flow >> 1, stages, desk, cx) {
@@ -493,6 +525,17 @@ fn first<E: Entry>(
                 Found::Elsewhere if case.denied => return First::Denied,
                 Found::Elsewhere => {
                     let direction = (flow & 1) as usize;
+                    if let Some(nat) = &desk.nat {
+                        match nat.goes_on(table.entry(flow >> 1), direction, &subjects[i], &actions[i]) {
+                            true => {}
+                            // Of this port the flow would be another.
+                            false if direction == ORIGINAL => {
+                                table.remove(flow >> 1);
+                                break;
+                            }
+                            false => return First::Refused(desk.settings.reasons.at(Drops::NoFlow)),
+                        }
+                    }
                     let body = table.entry_mut(flow >> 1).body_mut();
                     body.ingress[direction] = batch.metas[i].port;
                     (body.out[direction], body.adjacency[direction]) = (actions[i].out, actions[i].adjacency);
@@ -508,12 +551,13 @@ fn first<E: Entry>(
     // Who waits for its neighbor begins no flow: a scan of an empty network makes none.
     let Action { adjacency, out, .. } = actions[i];
     if let Err(stop) = desk.ways.look(adjacency, &batch.frames[i], &batch.metas[i]) {
-        return First::Stops(stop, Await { adjacency, out, neighbor: batch.metas[i].dst });
+        return First::Stops(stop, Await { adjacency, out, neighbor: subjects[i].dst });
     }
-    match begin(table, key, &mut batch.frames[i], &mut batch.metas[i], &actions[i], &back[i], desk, cx) {
+    let subject = (i, &subjects[i]);
+    match begin(table, key, &mut batch.frames[i], &mut batch.metas[i], subject, &actions[i], &back[i], desk, cx) {
         Ok(true) => First::Begins,
         Ok(false) => First::Answered,
-        Err(reason) => First::Refused(reason),
+        Err(fault) => First::Refused(fault.reason(desk.settings, desk.nat.as_deref())),
     }
 }
 
@@ -524,14 +568,15 @@ fn begin<E: Entry>(
     key: E::Key,
     frame: &mut Frame,
     meta: &mut Meta,
+    (i, subject): (usize, &Meta),
     action: &Action,
     back: &Action,
     desk: &mut Desk<'_>,
     cx: &mut Cx<'_>,
-) -> Result<bool, Drops> {
+) -> Result<bool, Fault> {
     // Its first fragment was here before it, and has begun none.
     if meta.has(flag::LATER_FRAGMENT) {
-        return Err(Drops::NoFlow);
+        return Err(Drops::NoFlow.into());
     }
     let base = desk.settings.counters;
     let tracking = action.tracking.unwrap_or(desk.settings.tracking);
@@ -548,7 +593,7 @@ fn begin<E: Entry>(
         if let Some(proof) = &proof
             && !synproxy::open(frame, meta, proof)
         {
-            return Err(Drops::NoFlow);
+            return Err(Drops::NoFlow.into());
         }
     }
     let (mut states, mut numbers, mut class) = (States::default(), Tcp::default(), unanswered(meta.proto));
@@ -561,10 +606,10 @@ fn begin<E: Entry>(
             flags = 0;
         }
     } else if is_unasked(meta) && !matches!(tracking, Tracking::Loose | Tracking::Sloppy) {
-        return Err(Drops::NoFlow);
+        return Err(Drops::NoFlow.into());
     }
     if matches!(meta.proto, protocol::TCP | protocol::UDP) && !sum_is_good(frame, meta) {
-        return Err(Drops::BadChecksum);
+        return Err(Drops::BadChecksum.into());
     }
     let mut body = Body {
         adjacency: [action.adjacency, back.adjacency],
@@ -592,13 +637,20 @@ fn begin<E: Entry>(
     let limits = desk.around.limits.as_deref();
     let token = limits.map(|limits| limits.admit(meta, action.rule, cx.now)).transpose()?;
     let mut evicted = 0;
-    let index = table.insert(key, body, |_| evicted += 1);
+    let entry = E::new(key, body);
+    let index = match &mut desk.nat {
+        Some(nat) => nat.file(table, entry, (i, meta, subject), action, &mut evicted),
+        None => table.insert_entry(entry, |_| evicted += 1).map_err(Fault::from),
+    };
     cx.sheet.counters[base + Counters::Evicted.index()] += evicted;
-    let Ok(index) = index else {
-        if let (Some(limits), Some(token)) = (limits, token) {
-            limits.release(token);
+    let index = match index {
+        Ok(index) => index,
+        Err(fault) => {
+            if let (Some(limits), Some(token)) = (limits, token) {
+                limits.release(token);
+            }
+            return Err(fault);
         }
-        return Err(Drops::TableFull);
     };
     if let Some(token) = token.filter(|token| *token != Token::UNLIMITED) {
         table.charge(index, token);
@@ -635,24 +687,42 @@ fn renew<E: Entry>(
 ) -> Result<(), Action> {
     let mut facts = [const { Meta::UNKNOWN }; BATCH];
     let mut actions = [[Action::OPEN; BATCH]; 2];
-    facts[0] = entry::facts(table.entry(index));
     let plans = stages.iter().map(|(plan, _, egress)| (&**plan, *egress));
     // Of other routes alone: as long as the ports stay the same, so do the rules' verdicts.
     if desk.around.only_routes_changed(table.entry(index).body().generation) {
-        let mut facts = facts.clone();
+        facts[0] = nat::subject(table.entry(index));
         let denied = judge_again(plans.clone().filter(|(_, egress)| *egress), 1, &mut facts, &mut actions);
-        let ([there, back], body) = ([actions[0][0], actions[1][0]], table.entry_mut(index).body_mut());
-        if denied == 0 && body.out == [there.out, back.out] {
+        let [there, back] = [actions[0][0], actions[1][0]];
+        let entry = table.entry_mut(index);
+        let same = denied == 0
+            && entry.body().out == [there.out, back.out]
+            && desk.nat.as_ref().is_none_or(|nat| nat.is_current(entry, there.out));
+        if same {
+            let body = entry.body_mut();
             body.adjacency = [there.adjacency, back.adjacency];
             body.generation = desk.around.generation;
             return Ok(());
         }
     }
+    facts[0] = entry::facts(table.entry(index));
+    actions[0][0] = Action::OPEN;
+    if let Some(nat) = &desk.nat {
+        nat.again(table.entry(index), &mut facts[0], &mut actions[0][0]);
+    }
     let denied = judge_again(plans, 1, &mut facts, &mut actions);
-    let [there, back] = [actions[0][0], actions[1][0]];
-    if denied != 0 {
+    let [mut there, back] = [actions[0][0], actions[1][0]];
+    let nat = desk.nat.as_deref().map(Translator::nat);
+    let kept = denied == 0 && {
+        let subject = entry::reversed(&facts[0], there.out);
+        permits(nat, table.entry(index), &subject, &there)
+    };
+    if !kept {
         table.remove(index);
         cx.sheet.counters[desk.settings.counters + Counters::Revoked.index()] += 1;
+        if denied == 0 {
+            // Its packets are another flow's now.
+            there.deny(desk.settings.reasons.at(Drops::NoFlow), NO_RULE);
+        }
         return Err(there);
     }
     if let Some(limits) = &desk.around.limits
@@ -665,7 +735,7 @@ fn renew<E: Entry>(
 }
 
 /// What flow stages (and whether they decide the egress) decide now of flows that there are, by the facts of their first
-/// packets: the way there and the way back. Returns those that are denied.
+/// packets and the actions they begin with: the way there and the way back, whose facts are left. Returns those that are denied.
 pub fn judge_again<'p>(
     plans: impl Iterator<Item = (&'p dyn FlowPlan, bool)> + Clone,
     todo: Mask,
@@ -673,7 +743,7 @@ pub fn judge_again<'p>(
     [there, back]: &mut [[Action; BATCH]; 2],
 ) -> Mask {
     let mut denied = 0;
-    bits(todo).for_each(|i| (there[i], back[i]) = (Action::OPEN, Action::OPEN));
+    bits(todo).for_each(|i| back[i] = Action::OPEN);
     for (plan, _) in plans.clone() {
         denied |= plan.judge(todo & !denied, facts, there);
     }
@@ -730,19 +800,21 @@ fn error<E: Entry>(
     let quote = message.get(Icmpv4::LEN..).ok_or(Drops::BadError)?;
     let quoted = steer::quoted(meta, quote).filter(|quoted| !quoted.later_fragment).ok_or(Drops::BadError)?;
     let hash = steer::hash(&quoted.facts, hash_key);
-    let key = E::Key::of(&quoted.facts, desk.around.scope(meta));
+    // A packet of its way back would have come in where the error does.
+    let key = E::Key::of(&quoted.facts, desk.around.scope(meta)).reversed();
     let flow = table.lookup(hash, &key).ok_or(Drops::BadError)?;
-    let (index, direction) = (flow >> 1, opposite((flow & 1) as usize));
+    let (index, direction) = (flow >> 1, (flow & 1) as usize);
     if table.entry(index).body().generation != desk.around.generation {
         renew(table, index, stages, desk, cx).map_err(|_| Drops::BadError)?;
     }
+    let leaves = table.entry(index).leaves(direction);
     let body = table.entry_mut(index).body_mut();
     let known = !has_passed(body.expires, desk.now);
     if !known || body.ingress[direction] != meta.port || quoted.facts.src != meta.dst {
         return Err(Drops::BadError.into());
     }
     let adjacency = body.adjacency[direction];
-    let awaited = Await { adjacency, out: body.out[direction], neighbor: meta.dst };
+    let awaited = Await { adjacency, out: body.out[direction], neighbor: leaves.dst };
     let way = desk.ways.look(adjacency, frame, meta).map_err(|stop| Refusal::Stop(stop, awaited))?;
     if quoted.facts.proto == protocol::TCP && body.tracking() != Tracking::Sloppy {
         let sequence = quote.get(quoted.transport + 4..).and_then(|rest| rest.first_chunk().copied());
@@ -760,6 +832,9 @@ fn error<E: Entry>(
             let (l4, end) = (meta.l4(), meta.end());
             synproxy::requote(&mut frame.bytes_mut()[l4..end], at, body.delta);
         }
+    }
+    if body.has(mark::TRANSLATED) && !translate_error(frame, meta, &leaves) {
+        return Err(Drops::Untranslatable.into());
     }
     body.count(direction, frame.len());
     meta.flow = index << 1 | direction as u32;
@@ -781,10 +856,12 @@ fn look_up<E: Entry>(
     desk: &mut Desk<'_>,
     cx: &mut Cx<'_>,
 ) {
+    // A translation is in the second line.
+    let translates = desk.nat.is_some();
     let mut candidates = [Candidate::NONE; BATCH];
     for i in bits(mask) {
         let meta = &batch.metas[i];
-        candidates[i] = table.candidate(buckets[i], meta.hash, meta.proto == protocol::TCP);
+        candidates[i] = table.candidate(buckets[i], meta.hash, translates || meta.proto == protocol::TCP);
     }
     let mut flows = [NO_FLOW; BATCH];
     let mut known: Mask = 0;
@@ -839,7 +916,8 @@ fn replay<E: Entry>(
         }
         Ok(way) => way,
         Err(stop) => {
-            return Found::Stops(stop, Await { adjacency, out: body.out[direction], neighbor: meta.dst });
+            let out = body.out[direction];
+            return Found::Stops(stop, Await { adjacency, out, neighbor: table.entry(index).leaves(direction).dst });
         }
     };
     // Whether it leaves the budget of half-open flows, and whether the packet goes back where it came from.
@@ -891,13 +969,17 @@ fn replay<E: Entry>(
     body.count(direction, len);
     meta.flow = flow;
     meta.rule = body.rule;
+    let translated = body.has(mark::TRANSLATED) && !back;
     let (out, way) = if back { (meta.port, Way::Fixed(0)) } else { (body.out[direction], way) };
     meta.out = out;
     desk.hit(meta.rule, len, cx);
-    desk.ways.write(way, frame, meta);
     if opens {
         table.establish(index);
     }
+    if translated && !translate(frame, meta, &table.entry(index).leaves(direction)) {
+        return Found::Refused(Drops::Untranslatable);
+    }
+    desk.ways.write(way, frame, meta);
     Found::Passes
 }
 
@@ -936,6 +1018,7 @@ impl<'a> Desk<'a> {
         around: &'a Around,
         ways: &'a Ways,
         proxy: Option<&'a Proxy>,
+        nat: Option<&'a mut Translator>,
         notes: &'a mut Notes,
         cx: &Cx<'_>,
     ) -> Desk<'a> {
@@ -945,7 +1028,7 @@ impl<'a> Desk<'a> {
         for (deadline, timeout) in deadlines.iter_mut().zip(&settings.timeouts) {
             *deadline = now.wrapping_add(*timeout);
         }
-        Desk { settings, around, ways, proxy, notes, now, deadlines, run, ignored: 0 }
+        Desk { settings, around, ways, proxy, nat, notes, now, deadlines, run, ignored: 0 }
     }
 
     /// When a flow of this class is forgotten that is seen now.

@@ -12,7 +12,7 @@ use crate::packet::steer::{self, owner};
 use crate::packet::{BATCH, Frame, Mask, bits};
 use crate::stats::{Account, Engine, Reason};
 
-use super::{Observer, Worker};
+use super::{Observer, Worker, whose};
 
 /// What a worker has where fragments are followed.
 pub(super) struct Following {
@@ -28,10 +28,12 @@ impl Following {
 }
 
 impl<I: Io, O: Observer> Worker<I, O> {
-    /// Completes the facts of the batch's fragments, or holds or drops them. The result are those whose hash is final.
+    /// Completes the facts of the batch's fragments, or holds or drops them. The result are those whose hash is final, and of
+    /// these those with facts of their datagram.
     #[cold]
-    pub(super) fn follow(&mut self, now: u64) -> Mask {
-        let Some(Following { fragments, held }) = &mut self.following else { return 0 };
+    pub(super) fn follow(&mut self, now: u64) -> (Mask, Mask) {
+        let Some(Following { fragments, held }) = &mut self.following else { return (0, 0) };
+        let (steering, key, mut complete) = (self.steering.as_deref(), self.key, 0);
         let batch = &mut *self.batch;
         let workers = self.handoff.as_ref().map(|handoff| (handoff.me, handoff.to.len()));
         let is_mine = |hash: u32| workers.is_none_or(|(me, workers)| owner(hash, workers) == me);
@@ -39,6 +41,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
             let (meta, frame) = (&mut batch.metas[i], &mut batch.frames[i]);
             if let Some(facts) = Facts::stowed(frame) {
                 facts.complete(meta);
+                complete |= 1 << i;
                 continue;
             }
             let hash = steer::datagram(meta, frame, self.key);
@@ -55,8 +58,10 @@ impl<I: Io, O: Observer> Worker<I, O> {
             match fragments.judge(meta, &piece, hash, first, now) {
                 Fate::Pass(facts) => {
                     facts.complete(meta);
+                    complete |= 1 << i;
+                    let mine = workers.is_none_or(|(me, workers)| whose(steering, meta, frame, key, workers) == me);
                     // Every port leaves room before its frames.
-                    if !is_mine(facts.hash) && !facts.stow(frame) {
+                    if !mine && !facts.stow(frame) {
                         batch.drop(i, Engine::Bug.into());
                     }
                 }
@@ -67,7 +72,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
                 Fate::Drop(reason) => batch.drop(i, reason.into()),
             }
         }
-        batch.fragments
+        (batch.fragments, complete)
     }
 
     /// True if there are held frames to let go of.

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use crate::io::Io;
 use crate::packet::batch::Await;
 use crate::packet::meta::flag;
-use crate::packet::{BATCH, Frame, Meta, bits};
+use crate::packet::{BATCH, Frame, Meta, NO_FLOW, bits};
 use crate::route::adjacency::GLEAN;
 use crate::route::{Routing, Want};
 use crate::stage::route::{Drops, answer};
@@ -90,7 +90,8 @@ impl<I: Io, O: Observer> Worker<I, O> {
                 batch.dead |= 1 << i;
                 continue;
             }
-            held.push(Held { frame: batch.frames[i].take(), meta: meta.clone(), awaited });
+            // Its flow may be another by then, or none.
+            held.push(Held { frame: batch.frames[i].take(), meta: Meta { flow: NO_FLOW, ..meta.clone() }, awaited });
             batch.moved |= 1 << i;
             self.sheet.account(Account::Held, 1);
         }
