@@ -839,7 +839,7 @@ fn the_router_example_routes() {
     let lan: Vec<Frame> = [
         udp(office, 5000, world, 53, b"over IPv4"),
         udp(office6, 5000, world6, 53, b"over IPv6"),
-        echo(office, ip("10.0.0.1"), true, 7, b"are you there?"),
+        echo(office, ip("10.0.0.1"), false, 7, b"are you there?"),
         udp(office, 5001, ip("10.9.9.9"), 53, b"nowhere"),
         tcp(office, 5002, ip("10.0.0.1"), 23, SYN, b""),
     ]
