@@ -829,6 +829,74 @@ fn the_firewall_example_lets_its_servers_be_reached_and_nothing_else() {
     assert_eq!((answer[23], answer[47] & 0x14), (6, 0x14), "RST and ACK, at once");
 }
 
+/// The router example, with neighbors that are known: what goes on, what is for the box, and what is refused.
+#[test]
+fn the_router_example_routes() {
+    let mac = |port: u8| [0x02, 0x70, 0x63, 0x61, 0x70, port];
+    let to = |mac: [u8; 6], frame: Frame| [&mac[..], &frame[6..]].concat();
+    let (office, world, gateway) = (ip("10.0.0.5"), ip("198.51.100.9"), [0x02, 0, 0, 0, 0, 0x22]);
+    let [office6, world6] = ["2001:db8:1::5", "2001:db8:9::9"].map(ip);
+    let lan: Vec<Frame> = [
+        udp(office, 5000, world, 53, b"over IPv4"),
+        udp(office6, 5000, world6, 53, b"over IPv6"),
+        echo(office, ip("10.0.0.1"), false, 7, b"are you there?"),
+        udp(office, 5001, ip("10.9.9.9"), 53, b"nowhere"),
+        tcp(office, 5002, ip("10.0.0.1"), 23, SYN, b""),
+    ]
+    .map(|frame| to(mac(0), frame))
+    .to_vec();
+    let wan = [to(mac(1), tcp(world, 40000, ip("192.0.2.2"), 22, SYN, b""))];
+    let files = Files::new(&lan, &wan);
+    let mut text = example("router.toml").replace("1_000_000", "10_000");
+    text = text.replace("0000:3b:00.0", &files.device(0, "lan")).replace("0000:3b:00.1", &files.device(1, "wan"));
+    text = text.replace("[kernel]", "[kernel]\nenabled = false");
+    for (port, address, mac) in [
+        ("wan", "192.0.2.1", "02:00:00:00:00:22"),
+        ("wan", "2001:db8:2::1", "02:00:00:00:00:22"),
+        ("lan", "10.0.0.5", "02:00:00:00:00:05"),
+    ] {
+        text += &format!("\n[[neighbor.static]]\nport = {port:?}\naddress = {address:?}\nmac = {mac:?}\n");
+    }
+    let flowgate = Flowgate::start(files.dir.path(), &text);
+    for port in ["lan", "wan"] {
+        let shown = flowgate.port(port)["mac"].as_str().expect("a MAC").to_owned();
+        let want = mac(u8::from(port == "wan")).map(|byte| format!("{byte:02x}")).join(":");
+        assert_eq!(shown, want, "the frames are addressed to {port}");
+        let addresses = flowgate.port(port)["addresses"].as_array().expect("a list").len();
+        assert!(addresses >= 2, "those of the file");
+    }
+    flowgate.settled(files.sent);
+    let drops = flowgate.drops();
+    for (reason, count) in [("route.unreachable", 1), ("acl.denied-default", 2)] {
+        assert_eq!(drops.get(reason), Some(&count), "{drops:?}");
+    }
+    let (good, shown) = flowgate.command(&["show", "routes"]);
+    assert!(good && shown.contains("via 192.0.2.1") && shown.contains("unreachable"), "{shown}");
+    let (good, shown) = flowgate.command(&["show", "routes", "198.51.100.9"]);
+    assert!(good && shown.contains("the longest prefix that can be used"), "{shown}");
+    let (good, shown) = flowgate.command(&["show", "routes", "--source", "static"]);
+    assert!(good && shown.contains("10.20.0.0/16") && !shown.contains("10.0.0.0/24"), "{shown}");
+    let (good, shown) = flowgate.command(&["show", "neighbors"]);
+    assert!(good && shown.contains("02:00:00:00:00:22") && shown.contains("static"), "{shown}");
+    let (good, shown) = flowgate.command(&["show", "routes", "--source", "kernle"]);
+    assert!(!good && shown.contains("did you mean \"kernel\"?"), "{shown}");
+    flowgate.stop();
+    // What is sent besides, such as ARP, is the box's own business.
+    let from = |port: &str, source: &[u8], at: usize| -> Vec<Frame> {
+        files.out(port).into_iter().filter(|frame| frame.get(at..at + source.len()) == Some(source)).collect()
+    };
+    let out4 = from("wan", &[198, 51, 100, 9], 30);
+    let [out4] = out4.as_slice() else { panic!("{out4:?}") };
+    assert_eq!((&out4[..6], &out4[6..12], out4[22]), (&gateway[..], &mac(1)[..], lan[0][22] - 1));
+    let std::net::IpAddr::V6(there) = world6 else { panic!("IPv6") };
+    let out6 = from("wan", &there.octets(), 38);
+    let [out6] = out6.as_slice() else { panic!("{out6:?}") };
+    assert_eq!((&out6[..6], out6[21], &out6[22..]), (&gateway[..], lan[1][21] - 1, &lan[1][22..]));
+    let answers = from("lan", &[10, 0, 0, 5], 30);
+    let kinds: Vec<(u8, u8)> = answers.iter().filter(|frame| frame[23] == 1).map(|f| (f[34], f[35])).collect();
+    assert!(kinds.contains(&(0, 0)) && kinds.contains(&(3, 1)), "an echo reply and host unreachable: {kinds:?}");
+}
+
 #[test]
 fn every_example_is_driven() {
     let tests = [include_str!("vdev.rs"), include_str!("netns.rs")].concat();

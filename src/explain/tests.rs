@@ -363,3 +363,5 @@ proptest! {
         }
     }
 }
+
+mod routed;
