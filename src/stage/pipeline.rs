@@ -222,7 +222,7 @@ fn router(config: &Config, names: &Names, workers: usize) -> io::Result<Router> 
     let port = |(at, port): (usize, &PortName)| router::Port {
         name: port.name.clone(),
         // A port that is not there, under `check` and `replay`, has a MAC address for whoever tries it out.
-        mac: port.mac.unwrap_or([0x02, 0, 0, 0, 0, at as u8]),
+        mac: port.mac.unwrap_or([0x02, 0, 0, 0, 0, port.carrier.map_or(at as u8, |carrier| carrier.parent)]),
         mtu: mtus[at],
         tags: port.carrier.map_or([[0; 4]; 2], |carrier| carrier.tags.wire()),
         addresses: addresses_of(at as u8),

@@ -311,3 +311,5 @@ impl FlowCommit for Told {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vlan_tests;
