@@ -25,3 +25,9 @@ static const uint64_t FG_RX_CHECKSUM =
 static const uint64_t FG_RX_VLAN_STRIP = RTE_ETH_RX_OFFLOAD_VLAN_STRIP;
 static const uint64_t FG_TX_FAST_FREE = RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
 static const uint64_t FG_RSS_FLOWS = RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP | RTE_ETH_RSS_SCTP;
+/* In rte_eth_dev_info.dev_flags: the device is a member of a bond. */
+#ifdef RTE_ETH_DEV_BONDING_MEMBER
+static const uint32_t FG_BONDED = RTE_ETH_DEV_BONDING_MEMBER;
+#else
+static const uint32_t FG_BONDED = RTE_ETH_DEV_BONDED_SLAVE;
+#endif

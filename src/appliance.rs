@@ -150,7 +150,9 @@ impl Appliance {
         let cores = config.worker.on(&usable).map_err(Failure::Findings)?;
         let eal = Eal::start(&eal_config(config, &cores)).map_err(|error| match &error {
             Error::NoDevice { device, .. } | Error::NotBound { device, .. } => {
-                let of = config.devices().iter().find(|port| port.device_name() == device);
+                let has =
+                    |port: &&port::Port| port.device_name() == device || port.members().any(|of| of.name() == device);
+                let of = config.devices().iter().find(has);
                 of.map_or_else(|| error.clone().into(), |of| about(of, &error))
             }
             _ => error.into(),
@@ -163,8 +165,7 @@ impl Appliance {
 
     fn begin(config: &Config, flows: Option<&Path>, eal: &'static Eal, cores: &[u16]) -> Result<Appliance, Failure> {
         let workers = cores.len();
-        let probed: Vec<Result<Port, Error>> =
-            config.devices().iter().map(|port| Port::probe(eal, port.device())).collect();
+        let probed: Vec<Result<Port, Error>> = config.devices().iter().map(|port| probe(eal, port)).collect();
         let macs: Vec<_> = probed.iter().map(|port| port.as_ref().ok().map(Port::mac)).collect();
         // What is wrong with the file comes before what is wrong with the machine.
         let blueprint = pipeline::compile(config, workers, &macs).map_err(Failure::Findings)?;
@@ -339,6 +340,14 @@ impl Appliance {
     }
 }
 
+/// A port's device, or its bond of several.
+fn probe(eal: &'static Eal, port: &port::Port) -> Result<Port, Error> {
+    match &port.bond {
+        Some(_) => Port::bond(eal, port.device(), port.members().map(Device::text)),
+        None => Port::probe(eal, port.device()),
+    }
+}
+
 /// A worker's flow tables, on its own NUMA node and all of them present.
 fn tables(blueprint: &Blueprint, eal: &Eal, worker: usize) -> Result<Option<Tables>, Failure> {
     let placement = Placement { huge: eal.hugepages(), present: true, node: Some(eal.node(worker)) };
@@ -381,10 +390,8 @@ fn check_queues(config: &Config, workers: usize) -> Result<(), Failure> {
 }
 
 fn eal_config(config: &Config, cores: &[u16]) -> EalConfig {
-    let pci = |port: &port::Port| match port.device.as_deref() {
-        Some(device @ Device::Pci(_)) => Some(device.name().to_owned()),
-        Some(Device::Virtual(_)) | None => None,
-    };
+    let devices = config.devices().iter().flat_map(|port| port.device.as_deref().into_iter().chain(port.members()));
+    let pci = devices.filter(|device| matches!(device, Device::Pci(_))).map(|device| device.name().to_owned());
     let debug = config.control.log == machine::Log::Debug;
     EalConfig {
         hugepages: match config.memory.hugepages {
@@ -397,7 +404,7 @@ fn eal_config(config: &Config, cores: &[u16]) -> EalConfig {
         cores: cores.to_vec(),
         oversubscribe: config.worker.oversubscribe,
         prefix: prefix(&config.control.socket.0),
-        pci: config.devices().iter().filter_map(pci).collect(),
+        pci: pci.collect(),
         secondary: false,
         telemetry: false,
         verbose: debug,
@@ -437,13 +444,17 @@ fn spare(config: &Config) -> u32 {
     if tables && matches!(config.memory.limit, Auto::Auto) { most } else { 0 }
 }
 
+/// Descriptors of a queue, which a bond has with every member.
+fn descriptors(of: &port::Port) -> usize {
+    of.descriptors.0 as usize * of.members().count().max(1)
+}
+
 /// Buffers for ports with so many (receive, transmit) queues: what descriptors, caches, rings and bursts can hold at once.
 fn packets(config: &Config, workers: usize, queues: impl Iterator<Item = (usize, usize)>) -> usize {
     if let Auto::Given(packets) = &config.memory.packets {
         return packets.0 as usize;
     }
-    let rings: usize =
-        queues.map(|(rx, tx)| rx + tx).zip(config.devices()).map(|(n, of)| n * of.descriptors.0 as usize).sum();
+    let rings: usize = queues.map(|(rx, tx)| rx + tx).zip(config.devices()).map(|(n, of)| n * descriptors(of)).sum();
     let ports = config.devices().len();
     let handoff = if workers > 1 { workers * (workers - 1 + ports) * RING } else { 0 };
     let held = if follows(config) { SLOTS } else { 0 };
@@ -499,7 +510,8 @@ fn port_config(config: &Config, of: &port::Port, port: &Port, workers: usize, on
         checksum: of.checksum == Offload::Auto,
         rss: of.rss == Offload::Auto,
         vlan_strip: of.vlan_strip,
-        one_pool,
+        // A bond sends frames of its own too, or one frame several times.
+        one_pool: one_pool && of.bond.is_none(),
     }
 }
 

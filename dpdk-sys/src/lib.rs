@@ -17,3 +17,6 @@ include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
 
 /// The libdpdk this crate was built against, as pkg-config names it (`22.11.11`).
 pub const BUILD_VERSION: &str = env!("DPDK_BUILD_VERSION");
+
+/// The argument of a bonding device that names a member.
+pub const BOND_MEMBER: &str = if cfg!(dpdk_23_11) { "member" } else { "slave" };

@@ -1,4 +1,4 @@
-//! `[[port]]`: a DPDK device under a name, or a VLAN of one. Form only; whether the device exists is found out when it is
+//! `[[port]]`: a DPDK device under a name, several bonded to one, or a VLAN of one. Form only; whether the device exists is found out when it is
 //! started, and whether the parent does when all ports are known.
 
 use std::fmt;
@@ -43,6 +43,66 @@ crate::choice! {
     }
 }
 
+crate::choice! {
+    /// How frames spread over the members of a bond.
+    pub enum BondMode {
+        /// LACP (IEEE 802.1AX) with the peer finds the members that carry frames; they share them by `policy`.
+        Lacp = "lacp",
+        /// One member carries all; another takes over when its link goes down.
+        ActiveBackup = "active-backup",
+        /// The members share the frames by `policy`.
+        BalanceXor = "balance-xor",
+        /// Every frame leaves by every member.
+        Broadcast = "broadcast",
+        /// One frame after the other by the next member; the order of a flow's frames is lost.
+        RoundRobin = "round-robin",
+    }
+}
+
+crate::choice! {
+    /// What a frame's member is chosen by.
+    pub enum BondPolicy {
+        /// Its MAC addresses.
+        L2 = "l2",
+        /// Its MAC and IP addresses.
+        L23 = "l23",
+        /// Its IP addresses and ports.
+        L34 = "l34",
+    }
+}
+
+crate::section! {
+    /// `bond` of `[[port]]`
+    pub struct Bond {
+        /// How frames spread over the members.
+        pub mode: BondMode,
+        /// The devices, each as `device` of a port would have it; none of them is a port itself. The first gives the bond its MAC address.
+        pub members: Vec<At<Device>>,
+        /// With "lacp" and "balance-xor": what a frame's member is chosen by.
+        pub policy: BondPolicy = BondPolicy::L34,
+    }
+}
+
+impl Bond {
+    /// The bonding device of DPDK that it is, without its members; `number` tells bonds apart.
+    pub fn device(&self, number: usize) -> Device {
+        // The modes of Linux's bonding driver, which are DPDK's.
+        let mode = match self.mode {
+            BondMode::RoundRobin => 0,
+            BondMode::ActiveBackup => 1,
+            BondMode::BalanceXor => 2,
+            BondMode::Broadcast => 3,
+            BondMode::Lacp => 4,
+        };
+        let policy = match self.policy {
+            BondPolicy::L2 => "l2",
+            BondPolicy::L23 => "l23",
+            BondPolicy::L34 => "l34",
+        };
+        Device::Virtual(format!("net_bonding{number},mode={mode},xmit_policy={policy}"))
+    }
+}
+
 /// The MTU of a port that has a device, unless the file says so.
 pub const DEFAULT_MTU: u16 = 1500;
 
@@ -51,8 +111,10 @@ crate::section! {
     pub struct Port {
         /// Its name everywhere else: a valid Linux interface name.
         pub name: At<String>,
-        /// The device: a PCI address (`0000:3b:00.0`) or a DPDK virtual device (`net_tap0,iface=lan0`), device arguments behind a comma. A port has either this or `parent`.
+        /// The device: a PCI address (`0000:3b:00.0`) or a DPDK virtual device (`net_tap0,iface=lan0`), device arguments behind a comma. A port has either this, `bond` or `parent`.
         pub device: Option<At<Device>>,
+        /// Several devices that are one link together.
+        pub bond: Option<At<Bond>>,
         /// The port of which it is a VLAN: what arrives there with the tags of `vlan` arrives on this port, and what leaves by this port leaves there, tagged. Of the keys below it may have `zone`, `address`, `rpf`, `router_advertisements` and `mtu`.
         pub parent: Option<At<String>>,
         /// With `parent`: the VLAN id, or two of them for a VLAN within a VLAN, the outer one first.
@@ -77,7 +139,7 @@ crate::section! {
         pub descriptors: Within<64, 32768> = Within(1024),
         /// Receive frames for other stations too. Left out, it is true if the pipeline has a `cross`, whose wires need it.
         pub promiscuous: Option<bool>,
-        /// Take the outer 802.1Q tag out of received frames: in the port if it can, else in software.
+        /// Take the outer 802.1Q tag out of received frames: in the port if it can, else in software. Not of a port that has VLANs.
         pub vlan_strip: bool = false,
         /// Checksums of IPv4, TCP and UDP: `auto` leaves to the port what it can do.
         pub checksum: Offload = Offload::Auto,
@@ -116,7 +178,12 @@ impl Port {
         self.device.as_ref().map_or("", |device| device.name())
     }
 
-    /// The device as DPDK's EAL takes it; empty for a VLAN.
+    /// The members of a bond, as DPDK's EAL takes them; none of another port.
+    pub fn members(&self) -> impl Iterator<Item = &Device> {
+        self.bond.iter().flat_map(|bond| &bond.members).map(|member| &member.value)
+    }
+
+    /// The device as DPDK's EAL takes it; empty for a VLAN. Of a bond it is DPDK's bonding device.
     pub fn device(&self) -> &str {
         self.device.as_ref().map_or("", |device| device.text())
     }

@@ -25,24 +25,43 @@ pub fn read_ports(root: &mut Table<'_>, names: &mut Names, reader: &mut Reader<'
     };
     let items = if item.is_list() { item.elements() } else { vec![item] };
     let (vlans, devices): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| item.span_of("parent").is_some());
-    let (mut ports, mut taken) = (Vec::new(), HashMap::<String, Place>::new());
+    let (mut ports, mut taken, mut bonds) = (Vec::new(), HashMap::<String, Place>::new(), 0);
     for item in devices {
         declare(&item, names, reader);
-        let needed = "a device, or the parent of which it is a VLAN";
+        let needed = "a device, a bond of several, or the parent of which it is a VLAN";
+        if item.span_of("bond").is_some() {
+            check_keys(&item, &["device"], "is for ports without a bond, which has devices of its own", reader);
+        }
         check_keys(&item, VLAN_KEYS, "is for VLANs, which have a parent", reader);
         match item.peek("device") {
             Some((text, span)) => {
                 if let Some(device) = Device::parse(text) {
-                    take_device(&device, reader.place_of(&span), &item.path, &mut taken, reader);
+                    let place = reader.place_of(&span);
+                    take_device(&device, &place, &format!("{}.device", item.path), &mut taken, reader.mistakes);
                 }
             }
-            None if item.span_of("device").is_none() && is_unlike(&item, &["device", "parent"]) => {
+            None if ["device", "bond"].iter().all(|key| item.span_of(key).is_none())
+                && is_unlike(&item, &["device", "bond", "parent"]) =>
+            {
                 reader.mistakes.at(&reader.place(&item), &item.path, format!("{MISSING}: expected {needed}"));
             }
             None => {}
         }
         let path = item.path.clone();
-        if let Some(port) = Port::from_toml(item, reader) {
+        if let Some(mut port) = Port::from_toml(item, reader) {
+            if let Some(At { value: bond, place }) = &port.bond {
+                let key = format!("{path}.bond");
+                if bond.members.is_empty() {
+                    reader.mistakes.at(place, &format!("{key}.members"), "expected at least one device");
+                }
+                for member in &bond.members {
+                    take_device(member, &member.place, &format!("{key}.members"), &mut taken, reader.mistakes);
+                }
+                let device = bond.device(bonds);
+                take_device(&device, place, &key, &mut taken, reader.mistakes);
+                port.device = Some(At { value: device, place: place.clone() });
+                bonds += 1;
+            }
             route(&port, &path, names, reader.mistakes);
             ports.push(port);
         }
@@ -51,7 +70,7 @@ pub fn read_ports(root: &mut Table<'_>, names: &mut Names, reader: &mut Reader<'
     let first_vlan = names.ports.len();
     for item in vlans {
         declare(&item, names, reader);
-        check_keys(&item, &["device"], "is for ports without a parent", reader);
+        check_keys(&item, &["device", "bond"], "is for ports without a parent", reader);
         check_keys(&item, DEVICE_KEYS, "is the parent's: a VLAN has no device of its own", reader);
         let path = item.path.clone();
         if let Some(port) = Port::from_toml(item, reader) {
@@ -90,16 +109,11 @@ fn is_unlike(item: &Item<'_>, keys: &[&str]) -> bool {
     })
 }
 
-/// Notes that a device is taken by a port, or that another has it.
-fn take_device(device: &Device, place: Place, path: &str, taken: &mut HashMap<String, Place>, reader: &mut Reader<'_>) {
+/// Notes that a device is taken by a port or a bond, or that another has it.
+fn take_device(device: &Device, place: &Place, key: &str, taken: &mut HashMap<String, Place>, mistakes: &mut Mistakes) {
     match taken.get(device.name()) {
-        Some(first) => {
-            let message = format!("{:?} is taken already, at {first}", device.name());
-            reader.mistakes.at(&place, &format!("{path}.device"), message);
-        }
-        None => {
-            taken.insert(device.name().to_owned(), place);
-        }
+        Some(first) => mistakes.at(place, key, format!("{:?} is taken already, at {first}", device.name())),
+        None => drop(taken.insert(device.name().to_owned(), place.clone())),
     }
 }
 
@@ -132,6 +146,11 @@ fn carry(port: &Port, path: &str, devices: &[Port], first_vlan: usize, names: &m
         return mistakes.at(&port.vlan.as_ref().map_or(place, |vlan| &vlan.place).clone(), path, message);
     }
     let parents = devices.iter().find(|device| device.name.value == *parent);
+    if parents.is_some_and(|parent| parent.vlan_strip) {
+        let message =
+            format!("{parent:?} takes tags out (vlan_strip), and answers to a VLAN's packets leave with their tags");
+        mistakes.with_help(place, &key, message, format!("remove vlan_strip from port {parent:?}"));
+    }
     if let (Some(mtu), Some(parents)) = (&port.mtu, parents)
         && mtu.value.0 > u64::from(parents.own_mtu())
     {
@@ -241,7 +260,7 @@ mod tests {
             assert_eq!(mistakes.len(), 1, "{rest}: {mistakes:#?}");
             assert!(mistakes[0].contains(contains), "{}", mistakes[0]);
         };
-        only("{ name = 'a' }", "t.toml:2:1: port[2]: is missing: expected a device, or the parent");
+        only("{ name = 'a' }", "t.toml:2:1: port[2]: is missing: expected a device, a bond of");
         only("{ name = 'a', devcie = 'net_null3' }", "did you mean \"device\"?");
         only("{ name = 'a', device = 'net_null3', vlan = 5 }", "t.toml:2:44: port[2].vlan: is for VLANs");
         only(
@@ -262,6 +281,10 @@ mod tests {
         );
         only("{ name = 'a', parent = 'lan', vlan = 5, mtu = 1601 }", "port[2].mtu: is above the 1600 of \"lan\"");
         only("{ name = 'a', parent = 'lan', vlan = 5, tpid = '802.1w' }", "expected \"802.1q\" or \"802.1ad\"");
+        only(
+            "{ name = 'dmz', device = 'net_null3', vlan_strip = true }, { name = 'a', parent = 'dmz', vlan = 5 }",
+            "port[3].parent: \"dmz\" takes tags out (vlan_strip)",
+        );
         only("{ name = 'lan', parent = 'wan', vlan = 5 }", "a port named \"lan\" exists already");
         only("{ name = 'self', device = 'net_null3' }", "\"self\" cannot be the name of a port");
         let five = "{ name = 'a', parent = 'lan', vlan = 5 },\n";
@@ -277,6 +300,35 @@ mod tests {
             let (_, mistakes) = read(&format!("{LAN}, {five} {{ name = 'b', parent = 'lan', {apart} }}]"));
             assert!(mistakes.is_empty(), "{mistakes:#?}");
         }
+    }
+
+    #[test]
+    fn bonds_have_devices_of_their_own() {
+        let bond = |members: &str| format!("{{ name = 'up', bond = {{ mode = 'lacp', members = [{members}] }} }}");
+        let (config, mistakes) = read(&format!("{LAN},\n{}]", bond("'3b:00.0', 'net_null7,size=64'")));
+        assert!(mistakes.is_empty(), "{mistakes:#?}");
+        assert_eq!(config.ports[2].device(), "net_bonding0,mode=4,xmit_policy=l34");
+        let members: Vec<&str> = config.ports[2].members().map(|member| member.text()).collect();
+        assert_eq!(members, ["0000:3b:00.0", "net_null7,size=64"]);
+        assert_eq!((config.ports[0].members().count(), config.names.devices()), (0, 3));
+        let only = |rest: &str, contains: &str| {
+            let (_, mistakes) = read(&format!("{LAN},\n{rest}]"));
+            assert_eq!(mistakes.len(), 1, "{rest}: {mistakes:#?}");
+            assert!(mistakes[0].contains(contains), "{}", mistakes[0]);
+        };
+        only(&bond("'net_null2', 'net_null1'"), "port[2].bond.members: \"net_null1\" is taken already, at t.toml:1:");
+        only(&bond("'net_null2', 'net_null2'"), "\"net_null2\" is taken already, at t.toml:2:");
+        only(&bond(""), "port[2].bond.members: expected at least one device");
+        only(&bond("'eth0'"), "expected a PCI address");
+        only(&bond("'net_null2'").replace("lacp", "lcap"), "\"lacp\"");
+        only(
+            &bond("'net_null2'").replace("name", "device = 'net_null3', name"),
+            "port[2].device: is for ports without a bond",
+        );
+        only(
+            &bond("'net_null2'").replace("name", "parent = 'lan', vlan = 5, name"),
+            "port[2].bond: is for ports without a parent",
+        );
     }
 
     #[test]

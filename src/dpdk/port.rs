@@ -178,6 +178,9 @@ struct Inner {
     /// The device behind the port, if it is virtual: such a one is removed with its port.
     virtual_device: Option<Handle>,
     lease: Lease,
+    /// Of a bonding device, the devices it works by, which outlive it.
+    members: Vec<Port>,
+    /// Behind the members, whose rings hold its buffers.
     pool: Mutex<Option<Arc<Pool>>>,
 }
 
@@ -194,6 +197,47 @@ unsafe impl Sync for Handle {}
 impl Port {
     /// Finds a device, a PCI address or a vdev string (`net_tap0,iface=lan0`), and takes it for this port.
     pub fn probe(eal: &'static Eal, device: &str) -> Result<Port, Error> {
+        Port::take(eal, device, Vec::new())
+    }
+
+    /// Makes a bonding device (`net_bonding0,mode=4`) of others and takes all of them for this port.
+    pub fn bond<'a>(eal: &'static Eal, device: &str, members: impl Iterator<Item = &'a str>) -> Result<Port, Error> {
+        let members = members.map(|member| Port::probe(eal, member)).collect::<Result<Vec<_>, _>>()?;
+        let named = |member: &Port| format!(",{}={}", dpdk_sys::BOND_MEMBER, member.inner.name);
+        let device = device.to_owned() + &members.iter().map(named).collect::<String>();
+        let mut port = Port::take(eal, &device, members)?;
+        port.join()?;
+        Ok(port)
+    }
+
+    /// Lets the members of a bond join it, which those named in its arguments do when it is first configured; before, its
+    /// abilities and its MAC address are not known.
+    fn join(&mut self) -> Result<(), Error> {
+        let inner = &self.inner;
+        inner.eal().log();
+        let control = lock(&CONTROL);
+        let conf = dpdk_sys::rte_eth_conf::default();
+        // SAFETY: `conf` lives through the call, which copies it.
+        inner.step("join its members", unsafe { dpdk_sys::rte_eth_dev_configure(inner.id, 1, 1, &conf) })?;
+        drop(control);
+        for member in &inner.members {
+            let info = member.inner.info()?;
+            // The driver tells of a member that it refuses in the log only.
+            // SAFETY: `dev_flags` points into the port's data, which lives as long as the port.
+            if info.dev_flags.is_null() || unsafe { *info.dev_flags } & dpdk_sys::FG_BONDED == 0 {
+                return Err(Error::Device {
+                    device: member.inner.device.clone(),
+                    step: "join the bond",
+                    errno: Errno(libc::EINVAL),
+                    log: inner.eal().log(),
+                });
+            }
+        }
+        self.abilities = abilities(inner.id, &inner.info()?);
+        Ok(())
+    }
+
+    fn take(eal: &'static Eal, device: &str, members: Vec<Port>) -> Result<Port, Error> {
         let lease = eal.lease()?;
         let text = CString::new(device).map_err(|_| Error::ZeroByte { text: device.into() })?;
         let name = device.split(',').next().unwrap_or(device).to_owned();
@@ -230,6 +274,7 @@ impl Port {
             name,
             virtual_device: (!pci).then_some(Handle(handle)),
             lease,
+            members,
             pool: Mutex::default(),
         };
         let info = inner.info()?;
@@ -314,10 +359,13 @@ impl Port {
         inner.step("adjust descriptors", unsafe {
             dpdk_sys::rte_eth_dev_adjust_nb_rx_tx_desc(id, &mut rx_descriptors, &mut tx_descriptors)
         })?;
-        // SAFETY: no pointers. Drivers that take the MTU from `conf` alone do not know the call.
-        match unsafe { dpdk_sys::rte_eth_dev_set_mtu(id, config.mtu) } {
-            result if result == -libc::ENOTSUP => {}
-            result => drop(inner.step("set the MTU", result)?),
+        // A bond gives it to its members when it starts, and could not before.
+        if inner.members.is_empty() {
+            // SAFETY: no pointers. Drivers that take the MTU from `conf` alone do not know the call.
+            match unsafe { dpdk_sys::rte_eth_dev_set_mtu(id, config.mtu) } {
+                result if result == -libc::ENOTSUP => {}
+                result => drop(inner.step("set the MTU", result)?),
+            }
         }
         *lock(&inner.pool) = Some(Arc::clone(pool));
         for queue in 0..config.rx_queues {
@@ -339,7 +387,11 @@ impl Port {
                 dpdk_sys::rte_eth_promiscuous_enable(id);
             } else {
                 dpdk_sys::rte_eth_promiscuous_disable(id);
-                dpdk_sys::rte_eth_allmulticast_enable(id);
+                // Who routes hears groups: neighbor discovery and routing protocols have theirs. A device that can receive either
+                // its own address or everything receives everything.
+                if dpdk_sys::rte_eth_allmulticast_enable(id) == -libc::ENOTSUP {
+                    dpdk_sys::rte_eth_promiscuous_enable(id);
+                }
             }
         }
         let setup = Setup {
@@ -372,7 +424,7 @@ impl Port {
         self.inner.step("start", unsafe { dpdk_sys::rte_eth_dev_start(self.inner.id) })?;
         drop(control);
         self.started = true;
-        let queue = |queue| Queue { port: self.inner.id, queue, _inner: self.inner.clone(), _one: PhantomData };
+        let queue = |queue| Queue { port: self.inner.id, queue, inner: self.inner.clone(), _one: PhantomData };
         let rx = (0..setup.rx_queues).map(|n| RxQueue(queue(n))).collect();
         let tx = (0..setup.tx_queues).map(|n| TxQueue(queue(n))).collect();
         Ok((rx, tx))
@@ -479,7 +531,7 @@ impl Drop for Inner {
 struct Queue {
     port: u16,
     queue: u16,
-    _inner: Arc<Inner>,
+    inner: Arc<Inner>,
     _one: PhantomData<Cell<()>>,
 }
 
@@ -531,6 +583,17 @@ impl TxQueue {
         // The port owns these buffers now.
         frames[..usize::from(sent)].iter_mut().for_each(Frame::vacate);
         usize::from(sent)
+    }
+}
+
+impl TxQueue {
+    /// Lets a bond send what its driver has to say to the peer, which it does with a burst only; to be called several times in
+    /// 100 ms. Nothing is done for other devices.
+    pub fn beat(&mut self) {
+        if !self.0.inner.members.is_empty() {
+            // SAFETY: as in `send`; of no frames none is read.
+            unsafe { dpdk_sys::fg_tx_burst(self.0.port, self.0.queue, ptr::dangling(), 0) };
+        }
     }
 }
 

@@ -97,6 +97,15 @@ impl Lab {
         (port, tap)
     }
 
+    /// A veth pair with both ends here, both for DPDK.
+    pub fn pair(&mut self) -> [String; 2] {
+        let ends = [self.name("d"), self.name("f")];
+        run(&format!("ip link add {} type veth peer name {}", ends[0], ends[1]));
+        self.links.push(ends[0].clone());
+        ends.iter().for_each(|end| dpdk_end(None, end));
+        ends
+    }
+
     /// Starts a program in a namespace, on the CPU for clients, to be killed with the lab.
     pub fn spawn(&mut self, namespace: &str, program: &[&str]) {
         let log = self.dir.path().join(format!("process{}.log", self.processes.len()));
@@ -213,7 +222,8 @@ pub struct Tap {
 }
 
 impl Tap {
-    fn open(name: &str) -> Tap {
+    /// Over an interface that is there.
+    pub fn open(name: &str) -> Tap {
         let inactive = pcap::Capture::from_device(name).expect("an interface");
         let capture = inactive.promisc(true).immediate_mode(true).timeout(10).snaplen(65_535).buffer_size(16 << 20);
         let capture = capture.open().unwrap_or_else(|error| panic!("{name}: {error}"));

@@ -312,3 +312,5 @@ impl FlowCommit for Told {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vlan_tests;
