@@ -115,6 +115,7 @@ fn plan(text: &str) -> Arc<dyn FlowPlan> {
         routing: None,
         routed: &mut None,
         statics: &mut Vec::new(),
+        nat: &mut Default::default(),
     };
     let Some(Plan::Flow(plan)) = Acl::plan(&config, &mut cx) else { panic!("{:#?}", mistakes.into_sorted()) };
     plan

@@ -166,7 +166,7 @@ impl Rule {
                 let whole = u128::from_be_bytes(meta.src);
                 // A client keeps its target: no secret, so that all who ask are told the same.
                 let hash = scramble(whole as u64 ^ scramble((whole >> 64) as u64));
-                let dst = *targets.get(((hash >> 32) * targets.len() as u64 >> 32) as usize)?;
+                let dst = *targets.get((((hash >> 32) * targets.len() as u64) >> 32) as usize)?;
                 let dport = match ports {
                     None => meta.dport,
                     Some(ports) if ports.start() == ports.end() => *ports.start(),

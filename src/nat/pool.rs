@@ -74,7 +74,7 @@ impl Share {
             return Some(wanted);
         }
         let drawn = scramble(random.wrapping_add(u64::from(attempt).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-        let mut place = ((drawn >> 32) * u64::from(self.places()) >> 32) as u32;
+        let mut place = (((drawn >> 32) * u64::from(self.places())) >> 32) as u32;
         if parity {
             place = place & !1 | u32::from(wanted & 1);
         }

@@ -378,7 +378,7 @@ fn address(origin: &Origin, addresses: &Addresses, out: u8, v6: bool, paired: u6
     for (first, last) in pool.family(v6) {
         let here = size(*first, *last, shift);
         if at < here {
-            return Some(((first >> shift) + at << shift).to_be_bytes());
+            return Some((((first >> shift) + at) << shift).to_be_bytes());
         }
         at -= here;
     }

@@ -56,10 +56,10 @@ fn walk_v4(header: &[u8]) -> Options {
         let pointer = (Ipv4::LEN + at) as u16;
         let Ok((kind, body)) = option else { return Options::Malformed { pointer: pointer + 1 } };
         match kind {
-            ipv4::option::LOOSE_SOURCE_ROUTE | ipv4::option::STRICT_SOURCE_ROUTE => {
-                if !matches!(found, Options::SourceRoute { .. }) {
-                    found = Options::SourceRoute { pointer };
-                }
+            ipv4::option::LOOSE_SOURCE_ROUTE | ipv4::option::STRICT_SOURCE_ROUTE
+                if !matches!(found, Options::SourceRoute { .. }) =>
+            {
+                found = Options::SourceRoute { pointer };
             }
             // RFC 2113 section 2.1: its length is four.
             ipv4::option::ROUTER_ALERT if body.len() != 2 => return Options::Malformed { pointer: pointer + 1 },

@@ -130,9 +130,8 @@ impl Router {
 
     /// Begins to speak ARP and neighbor discovery on all ports.
     pub fn start(&mut self, links: u64, carriers: &[u8], now: u64) {
-        for at in 0..self.ports.len() {
-            let up = links & (1 << carriers[at]) != 0;
-            let port = &self.ports[at];
+        for (at, (port, carrier)) in self.ports.iter().zip(carriers).enumerate() {
+            let up = links & (1 << carrier) != 0;
             let wanted = neighbor::Port {
                 name: port.name.clone(),
                 mac: port.mac,
@@ -240,7 +239,8 @@ impl Router {
         self.neighbors.tick(now, &mut |_, _| true, &mut self.effects);
         self.carry_out(now);
         let safe = self.routing.epochs.safe();
-        while let Some((_, seals)) = self.sealed.pop_front_if(|(epoch, _)| *epoch <= safe) {
+        while self.sealed.front().is_some_and(|(epoch, _)| *epoch <= safe) {
+            let Some((_, seals)) = self.sealed.pop_front() else { break };
             self.rib.release(seals);
             self.rib.fib_mut().0.reclaim();
         }

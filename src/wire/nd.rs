@@ -59,7 +59,7 @@ view! {
         /// Units of eight bytes: 4.
         units, set_units: u8 @ 1;
         /// Bits of the prefix.
-        len, set_len: u8 @ 2;
+        bits, set_bits: u8 @ 2;
         /// [`ON_LINK`], [`AUTONOMOUS`].
         flags, set_flags: u8 @ 3;
         /// Seconds for which it is on the link.

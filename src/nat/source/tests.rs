@@ -177,7 +177,8 @@ proptest! {
         let mut all: Vec<_> = (0..workers).map(|worker| snat(slots(), worker, workers)).collect();
         let mut leases: Vec<_> = all.iter().map(|snat| snat.leases(256).expect("mappings")).collect();
         // The flow tables: by reply tuple the flow's source.
-        let mut table: HashMap<([u8; 16], u16, u32, u8), (u32, u16)> = HashMap::new();
+        type Reply = ([u8; 16], u16, u32, u8);
+        let mut table: HashMap<Reply, (u32, u16)> = HashMap::new();
         let mut mapped: HashMap<(usize, u16, u8), (u32, u16)> = HashMap::new();
         for (at, (host, sport, dst, slot, udp)) in flows.into_iter().enumerate() {
             let (slot, proto, sport) = (u16::from(slot), if udp { 17 } else { 6 }, 3000 + sport);

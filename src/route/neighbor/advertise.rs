@@ -141,7 +141,7 @@ fn message(settings: &RouterAdvertisements, mac: Mac, last: bool) -> Vec<u8> {
             let flag = |is_set, flag| if is_set { flag } else { 0 };
             option.set_kind(nd::PREFIX);
             option.set_units(4);
-            option.set_len(prefix.prefix.prefix_len());
+            option.set_bits(prefix.prefix.prefix_len());
             option.set_flags(flag(prefix.on_link, nd::ON_LINK) | flag(prefix.autonomous, nd::AUTONOMOUS));
             option.set_valid(seconds(prefix.valid));
             option.set_preferred(seconds(prefix.preferred));

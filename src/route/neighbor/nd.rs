@@ -89,9 +89,8 @@ pub fn parse(packet: &[u8]) -> Option<Heard> {
                 && (!source.is_unspecified() || mac.is_none() && destination == solicited_node(target))
         }
         Kind::Advertisement { target, flags } => {
-            !target.is_multicast()
-                && !source.is_unspecified()
-                && !(destination.is_multicast() && flags & nd::SOLICITED != 0)
+            let solicited_group = destination.is_multicast() && flags & nd::SOLICITED != 0;
+            !target.is_multicast() && !source.is_unspecified() && !solicited_group
         }
     };
     is_valid.then_some(Heard { source, destination, kind, mac })

@@ -54,7 +54,8 @@ impl Slots {
 
     /// Frees what was given back before the seal was set; `freed` is told of every slot.
     pub fn release(&mut self, seal: Seal, mut freed: impl FnMut(u32)) {
-        while let Some((_, first, order)) = self.retired.pop_front_if(|(since, ..)| *since <= seal) {
+        while let Some((_, first, order)) = self.retired.front().copied().filter(|(since, ..)| *since <= seal) {
+            self.retired.pop_front();
             self.used -= 1 << order;
             (first..first + (1 << order)).for_each(&mut freed);
             self.put(first, order);

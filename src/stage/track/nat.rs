@@ -308,6 +308,5 @@ fn lease_again<E: Entry>(table: &mut Table<E>, entries: usize, snat: &mut Snat, 
     }
 }
 
-
 #[cfg(test)]
 mod tests;

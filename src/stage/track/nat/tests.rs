@@ -130,7 +130,8 @@ fn two_hosts_with_one_port_get_two() {
         }
     }
     let ping = |from| Packet::echo_request(from, SERVER, 9, 1);
-    let ids: HashSet<_> = ["10.0.0.5", "10.0.0.6"].map(|from| push(&mut bench, "lan", &ping(from))[38..40].to_vec()).into();
+    let ids: HashSet<_> =
+        ["10.0.0.5", "10.0.0.6"].map(|from| push(&mut bench, "lan", &ping(from))[38..40].to_vec()).into();
     assert_eq!(ids.len(), 2);
 }
 
