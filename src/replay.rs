@@ -131,7 +131,8 @@ impl Replay {
     /// A replay of the pipeline that was compiled from a config. `outputs` are by port; `tells` says whether records are wanted.
     pub fn new(blueprint: Blueprint, config: &Config, outputs: Vec<Option<Writer>>, tells: bool) -> Replay {
         // Buffers are numbered from 1.
-        let listener = Listener { origins: vec![Origin::default(); BUFFERS + 1], listens: tells, ends: Vec::new(), heard: None };
+        let listener =
+            Listener { origins: vec![Origin::default(); BUFFERS + 1], listens: tells, ends: Vec::new(), heard: None };
         let router = Router::of(&blueprint);
         let heard = router.as_ref().map(|_| Vec::new());
         let listener = Listener { heard, ..listener };

@@ -91,9 +91,7 @@ impl Show {
                 let query = Routes { to: self.to.clone(), source: source.map(str::to_owned), limit: many };
                 client::post(&self.socket, "/v1/routes", &json!(query), client::PATIENCE)
             }
-            What::Neighbors => {
-                client::post(&self.socket, "/v1/neighbors", &json!({ "limit": many }), client::PATIENCE)
-            }
+            What::Neighbors => client::post(&self.socket, "/v1/neighbors", &json!({ "limit": many }), client::PATIENCE),
         };
         let value = match asked {
             Ok(value) => value,

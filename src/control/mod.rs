@@ -135,7 +135,19 @@ impl Running {
         let names = config.names.clone();
         let (asking, started) = (Mutex::new(0), SystemTime::now());
         let interfaces = blueprint.router.is_some() && config.kernel.enabled != Some(false);
-        Running { config: path, blueprint, explainer, workers, ports, links, started, tsc_hz, names, interfaces, asking }
+        Running {
+            config: path,
+            blueprint,
+            explainer,
+            workers,
+            ports,
+            links,
+            started,
+            tsc_hz,
+            names,
+            interfaces,
+            asking,
+        }
     }
 
     /// Every worker's latest counters.

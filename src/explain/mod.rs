@@ -10,8 +10,8 @@
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::{Arc, MutexGuard, PoisonError};
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value, json};
 
@@ -31,9 +31,9 @@ use crate::route::adjacency::{Adjacency, GLEAN, ROUTED, State};
 use crate::route::neighbor::stand_in;
 use crate::route::router::Router;
 use crate::route::show;
+use crate::stage::Stage as _;
 use crate::stage::pipeline::{Blueprint, Witness};
 use crate::stage::route::Route;
-use crate::stage::Stage as _;
 use crate::stage::{Action, Depth, Row, Verdict};
 use crate::stats::{Layout, Reason};
 use crate::verdict::{Namer, Outcome, summary};
@@ -320,7 +320,8 @@ impl Explainer {
             own: None,
         };
         let by = (port == SELF_PORT).then(|| self.leaves(facts.as_ref()));
-        let mut worker = Worker::new(MemoryIo::new(self.mtus.len(), 64, bytes.len().max(ROOM)), Recorder::default(), setup);
+        let mut worker =
+            Worker::new(MemoryIo::new(self.mtus.len(), 64, bytes.len().max(ROOM)), Recorder::default(), setup);
         if let (Some(facts), Some(tracker), false) = (facts, worker.pipeline_mut().tracker_mut(), flow.is_empty()) {
             tracker.adopt(&facts, flow);
         }
@@ -379,7 +380,8 @@ impl Explainer {
 
     /// Addresses a frame that was made of words to the port it arrives on, if that is anybody's.
     pub fn address(&self, port: u8, bytes: &mut [u8]) {
-        let (Some(mac), Some(facts)) = (self.routing().and_then(|routing| routing.macs.of(port)), self.flow_of(port, bytes))
+        let (Some(mac), Some(facts)) =
+            (self.routing().and_then(|routing| routing.macs.of(port)), self.flow_of(port, bytes))
         else {
             return;
         };

@@ -311,7 +311,9 @@ impl Bench<'_> {
                     return Err(fault);
                 }
                 let out = self.config.names.port_name(out).unwrap_or("-");
-                let why = format!("cannot be told: it does not hold for packets that leave by {out}, if routes lead any there");
+                let why = format!(
+                    "cannot be told: it does not hold for packets that leave by {out}, if routes lead any there"
+                );
                 return Err(Fault::Undecided(why));
             }
         }

@@ -36,9 +36,7 @@ pub fn route(router: &Router, row: &Row) -> Value {
     let word = ORIGINS.iter().find(|(_, origin)| *origin == row.origin).map_or("-", |(word, _)| *word);
     let (kind, via) = match &row.leads {
         Leads::To(Target::Via(ways)) => {
-            let way = |way: &super::Gateway| {
-                json!({ "via": way.via, "port": port_name(router, way.port), "weight": way.weight })
-            };
+            let way = |way: &super::Gateway| json!({ "via": way.via, "port": port_name(router, way.port), "weight": way.weight });
             ("unicast", ways.iter().map(way).collect())
         }
         Leads::To(Target::Blackhole) => ("blackhole", Vec::new()),

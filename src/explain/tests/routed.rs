@@ -33,8 +33,14 @@ fn routes_and_neighbors_are_told() {
         let [alone, live] = [Explainer::new(&config, &blueprint), Explainer::live(&config, &blueprint)];
         let told = ask(&alone, "tcp 10.0.0.5:40000 > 198.51.100.9:443 in lan");
         let shown = text(&told);
-        assert!(shown.contains("it leaves by wan, by route 0.0.0.0/0 (static) to 192.0.2.2 (02:02:02:02:02:02)\n"), "{shown}");
-        assert!(shown.ends_with("verdict    sent, leaves by wan by rule \"out\" (bench.toml:46)\n") || stages == PLAIN, "{shown}");
+        assert!(
+            shown.contains("it leaves by wan, by route 0.0.0.0/0 (static) to 192.0.2.2 (02:02:02:02:02:02)\n"),
+            "{shown}"
+        );
+        assert!(
+            shown.ends_with("verdict    sent, leaves by wan by rule \"out\" (bench.toml:46)\n") || stages == PLAIN,
+            "{shown}"
+        );
         assert_eq!((&told["verdict"]["verdict"], &told["verdict"]["out"]), (&json!("sent"), &json!("wan")));
 
         // The same neighbor is waited for where there is a network, and taken to answer where there is none.
@@ -82,11 +88,29 @@ fn the_box_itself_is_an_end() {
 
 fn packet() -> impl Strategy<Value = Packet> {
     let v4 = prop::sample::select(vec![
-        "10.0.0.5", "10.0.0.1", "10.0.0.255", "192.0.2.1", "192.0.2.2", "192.0.2.77", "198.51.100.9", "203.0.113.1",
-        "203.0.113.200", "169.254.1.1", "127.0.0.1", "255.255.255.255", "0.0.0.0",
+        "10.0.0.5",
+        "10.0.0.1",
+        "10.0.0.255",
+        "192.0.2.1",
+        "192.0.2.2",
+        "192.0.2.77",
+        "198.51.100.9",
+        "203.0.113.1",
+        "203.0.113.200",
+        "169.254.1.1",
+        "127.0.0.1",
+        "255.255.255.255",
+        "0.0.0.0",
     ]);
     let v6 = prop::sample::select(vec![
-        "2001:db8:1::5", "2001:db8:1::1", "2001:db8:1::77", "2001:db8:2::1", "2001:db8:9::9", "fe80::5", "::1", "::",
+        "2001:db8:1::5",
+        "2001:db8:1::1",
+        "2001:db8:1::77",
+        "2001:db8:2::1",
+        "2001:db8:9::9",
+        "fe80::5",
+        "::1",
+        "::",
     ]);
     let hosts = prop_oneof![(v4.clone(), v4), (v6.clone(), v6)];
     let len = prop::sample::select(vec![0, 20, 1480]);

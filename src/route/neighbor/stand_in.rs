@@ -69,7 +69,10 @@ mod tests {
         let said = answer(&question).expect("an answer");
         let own = [2, 0, 192, 0, 2, 77];
         assert_eq!((&said[..6], &said[6..12], &said[20..22]), (&us[..], &own[..], &[0, 2][..]));
-        assert_eq!((&said[22..28], &said[28..32], &said[38..42]), (&own[..], &[192, 0, 2, 77][..], &[192, 0, 2, 1][..]));
+        assert_eq!(
+            (&said[22..28], &said[28..32], &said[38..42]),
+            (&own[..], &[192, 0, 2, 77][..], &[192, 0, 2, 1][..])
+        );
         for silent in [Packet::arp(1, "0.0.0.0", "192.0.2.77"), Packet::arp(1, "192.0.2.1", "192.0.2.1")] {
             assert_eq!(answer(&silent.bytes()), None, "a probe, or an announcement");
         }
