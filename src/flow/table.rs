@@ -542,7 +542,8 @@ impl<E: Entry> Table<E> {
 
     /// Notes the mapping that a translated flow uses, until it ends.
     pub fn lease(&mut self, index: u32, lease: Lease) {
-        if let Some(leases) = self.leases.as_mut().filter(|_| self.entries[index as usize].body().has(mark::TRANSLATED)) {
+        if let Some(leases) = self.leases.as_mut().filter(|_| self.entries[index as usize].body().has(mark::TRANSLATED))
+        {
             leases.keep(index, lease);
         }
     }

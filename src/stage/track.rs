@@ -20,9 +20,9 @@ use crate::flow::table::{Candidate, Table};
 use crate::flow::tcp::{self, Segment, States, Tcp};
 use crate::flow::timeout::{Class, has_passed, ticks};
 use crate::flow::{Drops, ORIGINAL, REPLY, Tracking};
+use crate::nat::Nat;
 use crate::packet::batch::Await;
 use crate::packet::meta::flag;
-use crate::nat::Nat;
 use crate::packet::steer::{self, Key};
 use crate::packet::translate::{translate, translate_error};
 use crate::packet::{BATCH, Batch, Frame, Mask, Meta, NO_FLOW, NO_RULE, SELF_PORT, bits};
@@ -220,7 +220,8 @@ impl Tracker {
             }
         }
         batch.fresh = batch.live & !errors;
-        let mut desk = Desk::new(&self.settings, &self.around, ways, self.proxy.as_ref(), self.nat.as_mut(), &mut self.notes, cx);
+        let mut desk =
+            Desk::new(&self.settings, &self.around, ways, self.proxy.as_ref(), self.nat.as_mut(), &mut self.notes, cx);
         if v4 != 0 {
             look_up(&mut self.tables.v4, v4, &buckets, batch, &mut desk, cx);
         }
@@ -291,7 +292,8 @@ impl Tracker {
         self.tables.v4.prefetch_oldest(firsts);
         self.tables.v6.prefetch_oldest(firsts);
         let mut admitted = stateless & !denied;
-        let mut desk = Desk::new(&self.settings, &self.around, ways, self.proxy.as_ref(), self.nat.as_mut(), &mut self.notes, cx);
+        let mut desk =
+            Desk::new(&self.settings, &self.around, ways, self.proxy.as_ref(), self.nat.as_mut(), &mut self.notes, cx);
         for i in bits(todo & !stateless) {
             let meta = &batch.metas[i];
             let case = Case { i, denied: denied & (1 << i) != 0, later: later & (1 << i) != 0 };
@@ -320,7 +322,8 @@ impl Tracker {
             commit.commit(admitted | denied, batch, actions, cx);
         }
         refuse(denied, batch, actions);
-        conclude(stages, admitted | denied, batch, actions, cx);
+        let sourceless = self.nat.as_ref().map_or(0, Translator::sourceless);
+        conclude(stages, admitted | denied | sourceless, batch, actions, cx);
         // At last, so that stages count and log what came.
         if let Some(nat) = &mut self.nat {
             let failed = nat.apply(batch);
@@ -369,7 +372,8 @@ impl Tracker {
     /// ICMP errors: each belongs to the flow that it quotes a packet of, and goes the way back of that packet.
     #[cold]
     fn errors(&mut self, errors: Mask, batch: &mut Batch, stages: &[FlowStage], ways: &Ways, cx: &mut Cx<'_>) {
-        let mut desk = Desk::new(&self.settings, &self.around, ways, self.proxy.as_ref(), self.nat.as_mut(), &mut self.notes, cx);
+        let mut desk =
+            Desk::new(&self.settings, &self.around, ways, self.proxy.as_ref(), self.nat.as_mut(), &mut self.notes, cx);
         for i in bits(errors) {
             let (frame, meta) = (&mut batch.frames[i], &mut batch.metas[i]);
             let passes = if meta.has(flag::IPV4) {

@@ -311,7 +311,8 @@ fn gratuitous_arp_moves_what_is_known() {
 /// RFC 5227 section 2.1.1: three probes, silence, then announcements.
 #[test]
 fn an_ipv4_address_is_probed_for_and_announced() {
-    let (mut scene, out) = Scene::new(&Settings { arp_probes: Within(3), dad_probes: Within(0), ..Settings::default() });
+    let (mut scene, out) =
+        Scene::new(&Settings { arp_probes: Within(3), dad_probes: Within(0), ..Settings::default() });
     assert!(!said(&out).contains(&Effect::AddressUsable { port: 0, ip: addr("192.0.2.1") }));
     let is_arp = |frame: &&[u8]| frame[12..14] == [8, 6];
     let (mut times, mut usable, mut announced) = (Vec::new(), 0, Vec::new());

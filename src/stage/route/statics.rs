@@ -316,8 +316,8 @@ impl Fib for Nobody {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::port::Rpf;
     use crate::config;
+    use crate::config::port::Rpf;
     use crate::config::source::Source;
 
     const PORTS: &str = "\

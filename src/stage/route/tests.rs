@@ -145,7 +145,8 @@ fn the_first_packet_waits_for_its_neighbor() {
         let more: Vec<_> = (0..9).map(|_| packet.clone()).collect();
         let ends = bench.push_all("lan", &more);
         assert_eq!(ends.iter().map(End::reason).collect::<Vec<_>>(), ["route.hold-full"; 2]);
-        let reply = Packet::arp(2, "192.0.2.77", "192.0.2.1").macs(PEER, mac(1)).patch(22, &PEER).patch(32, &mac(1)).bytes();
+        let reply =
+            Packet::arp(2, "192.0.2.77", "192.0.2.1").macs(PEER, mac(1)).patch(22, &PEER).patch(32, &mac(1)).bytes();
         bench.route(|router, now| router.receive(1, &reply, now));
         let none: [&[u8]; 0] = [];
         let ends = bench.push_all("lan", &none);

@@ -83,7 +83,8 @@ fn syn(from: &str, to: &str) -> Packet {
 
 #[test]
 fn masquerade_keeps_ports_and_comes_back() {
-    let v6 = "[[snat.rule]]\nfrom = 'inside'\nto = 'outside'\nto_source = '2001:db8:2::77'\n";
+    let v6 =
+        "[[snat.rule]]\nfrom = 'inside'\nto = 'outside'\nsource = '2001:db8:1::/64'\nto_source = '2001:db8:2::77'\n";
     let mut bench = bench(&format!("[snat]\n{v6}{}", MASQUERADE.trim_start_matches("[snat]\n")));
     let makes: [(Make, Make); 3] = [
         (udp, udp),
@@ -130,7 +131,8 @@ fn two_hosts_with_one_port_get_two() {
         }
     }
     let ping = |from| Packet::echo_request(from, SERVER, 9, 1);
-    let ids: HashSet<_> = ["10.0.0.5", "10.0.0.6"].map(|from| push(&mut bench, "lan", &ping(from))[38..40].to_vec()).into();
+    let ids: HashSet<_> =
+        ["10.0.0.5", "10.0.0.6"].map(|from| push(&mut bench, "lan", &ping(from))[38..40].to_vec()).into();
     assert_eq!(ids.len(), 2);
 }
 
