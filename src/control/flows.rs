@@ -437,6 +437,16 @@ impl Running {
         let scope = key.scope();
         let rule = self.blueprint.rules.slot(body.rule);
         let (source, destination) = key.addresses();
+        let translated = entry.translation().map(|to| {
+            let (ends, (sport, dport)) = (to.addresses(), to.ports());
+            json!({
+                "source": address(ends.0),
+                "source_port": with_ports.then_some(sport),
+                "destination": address(ends.1),
+                "destination_port": with_ports.then_some(dport),
+                "id": facts.has(flag::ECHO).then(|| to.tuple().sport),
+            })
+        });
         json!({
             "protocol": protocol_name(key.protocol()),
             "source": address(source),
@@ -444,6 +454,7 @@ impl Running {
             "destination": address(destination),
             "destination_port": with_ports.then_some(dport),
             "id": facts.has(flag::ECHO).then_some(facts.sport),
+            "translated": translated,
             "vlan": (scope.wire != 0 && scope.domain != 0).then(|| scope.domain - 1),
             "state": filter::state(entry),
             "class": body.class().word(),

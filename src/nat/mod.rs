@@ -6,6 +6,7 @@
 //!
 //! Ports are drawn when a flow is admitted, after all judging, so that what is denied costs none.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::source::{Mistakes, Place};
@@ -129,6 +130,34 @@ impl Draft {
 }
 
 impl Nat {
+    /// Addresses that stand for others outside, first and last of ranges: those of pools and one-to-one translations, and those
+    /// by which rules for destinations are reached.
+    pub fn addresses(&self) -> [Vec<(IpAddr, IpAddr)>; 2] {
+        let ranges = |spans: &Spans| {
+            let of = |v6: bool| {
+                spans.family(v6).iter().map(move |(first, last)| match v6 {
+                    true => (IpAddr::V6((*first).into()), IpAddr::V6((*last).into())),
+                    false => {
+                        let short = |number: &u128| IpAddr::V4(((number >> 96) as u32).into());
+                        (short(first), short(last))
+                    }
+                })
+            };
+            of(false).chain(of(true)).collect::<Vec<_>>()
+        };
+        let mut pools = self.outbound.as_ref().map(|outbound| ranges(&outbound.pools)).unwrap_or_default();
+        pools.extend(self.steering.fixed.iter().map(|Fixed { from, host, v6, .. }| match v6 {
+            true => (IpAddr::V6((*from).into()), IpAddr::V6((from | host).into())),
+            false => {
+                let short = |number: u128| IpAddr::V4(((number >> 96) as u32).into());
+                (short(*from), short(from | host))
+            }
+        }));
+        let rules = self.steering.destinations.rules.iter();
+        let rules = rules.filter(|rule| !matches!(rule.change, destination::Change::Nothing));
+        [pools, rules.filter_map(|rule| rule.asks.destination.as_ref()).flat_map(ranges).collect()]
+    }
+
     /// True for an address that sources become where flows leave by `out`.
     pub fn is_ours(&self, address: &[u8; 16], v6: bool, out: u8) -> bool {
         let outside = |fixed: &Fixed| fixed.translate(address, v6).is_some();

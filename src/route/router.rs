@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
 use crate::config::neighbor::Neighbor as Settings;
 
@@ -150,6 +150,22 @@ impl Router {
         }
         self.changed = true;
         self.carry_out(now);
+    }
+
+    /// Takes addresses that packets are translated to or from: neighbors are answered for them on links to whose subnets they
+    /// belong, and what comes to those of `pools`, first and last of ranges, and is no flow's is for the box. No interface of
+    /// the kernel has them. To be said before the router starts.
+    pub fn stand_for(&mut self, pools: Vec<(IpAddr, IpAddr)>, others: Vec<(IpAddr, IpAddr)>) {
+        for (first, last) in &pools {
+            let nets: Vec<IpNet> = match (first, last) {
+                (IpAddr::V4(first), IpAddr::V4(last)) => Ipv4Subnets::new(*first, *last, 0).map(IpNet::from).collect(),
+                (IpAddr::V6(first), IpAddr::V6(last)) => Ipv6Subnets::new(*first, *last, 0).map(IpNet::from).collect(),
+                _ => continue,
+            };
+            nets.into_iter().for_each(|net| self.rib.add_own(net));
+        }
+        self.neighbors.stand_for(pools.into_iter().chain(others).collect());
+        self.changed = true;
     }
 
     /// The file says where a neighbor is.

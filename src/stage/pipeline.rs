@@ -25,10 +25,13 @@ use crate::route::vlan::Vlans;
 use crate::stats::{Layout, Sheet, Unit};
 use crate::wire::ethernet::Rewrite;
 
+use super::acl::Acl;
 use super::apply::{Adjacencies, Routed, Ways, apply, refuse};
 use super::conntrack::{Around, Conntrack, Settings, Tables};
+use super::dnat::Dnat;
 use super::ingress::Ports;
 use super::route::arrival::Arrival;
+use super::snat::Snat;
 use super::synproxy::Note;
 use super::track::{FlowStage, Tracker, conclude};
 use super::visit::Visit;
@@ -170,6 +173,9 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
     let mut router = router;
     if let Some(router) = &mut router {
         statics.iter().for_each(|route| router.route(Source::Static, route, true));
+        if let Some([pools, others]) = nat.as_ref().map(Nat::addresses) {
+            router.stand_for(pools, others);
+        }
         router.pretend();
     }
     let vlans = Vlans::new(&names).map(Arc::new);
@@ -291,6 +297,22 @@ fn check_order(config: &Config, mistakes: &mut Mistakes) {
             let message =
                 format!("\"conntrack\" must stand before the stages that judge flows, such as {:?}", flow.instance);
             mistakes.with_help(&stage.place, key, message, format!("move it before {:?}", flow.instance));
+        }
+        if stage.kind.name == Dnat::NAME
+            && let Some(route) = config.pipeline[..i].iter().find(|earlier| earlier.kind.egress)
+        {
+            let message =
+                format!("{:?} must stand before {:?}, which asks where packets go", stage.instance, route.instance);
+            mistakes.with_help(&stage.place, key, message, format!("move it before {:?}", route.instance));
+        }
+        if stage.kind.name == Snat::NAME
+            && let Some(acl) = config.pipeline[i..].iter().find(|later| later.kind.name == Acl::NAME)
+        {
+            let message = format!(
+                "{:?} must stand behind {:?}: a port is taken for what is allowed",
+                stage.instance, acl.instance
+            );
+            mistakes.with_help(&stage.place, key, message, format!("move it behind {:?}", acl.instance));
         }
         let after_egress = config.pipeline[..i].iter().any(|earlier| earlier.kind.egress);
         if stage.kind.after_egress && !after_egress && !egress.is_empty() {

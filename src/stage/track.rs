@@ -322,7 +322,8 @@ impl Tracker {
             commit.commit(admitted | denied, batch, actions, cx);
         }
         refuse(denied, batch, actions);
-        conclude(stages, admitted | denied, batch, actions, cx);
+        let sourceless = self.nat.as_ref().map_or(0, Translator::sourceless);
+        conclude(stages, admitted | denied | sourceless, batch, actions, cx);
         // At last, so that stages count and log what came.
         if let Some(nat) = &mut self.nat {
             let failed = nat.apply(batch);

@@ -70,7 +70,22 @@ impl Link {
 
     /// The MAC of one of our addresses that is in use.
     pub fn answers_for(&self, ip: impl Into<IpAddr>) -> Option<Mac> {
-        self.own(ip).filter(|own| own.is_usable()).map(|own| own.mac.unwrap_or(self.mac))
+        let ip = ip.into();
+        match self.own(ip) {
+            Some(own) => own.is_usable().then(|| own.mac.unwrap_or(self.mac)),
+            None => self.stands_for(ip).then_some(self.mac),
+        }
+    }
+
+    /// True for an address of the link's that is ours to answer for though no port has it (its packets are translated here).
+    /// Not for one that a host is known to have, nor for a whole subnet.
+    fn stands_for(&self, ip: IpAddr) -> bool {
+        let part = |net: IpNet| {
+            let range = self.stands.iter().find(|(first, last)| (first..=last).contains(&&ip));
+            net.contains(&ip) && range.is_some_and(|(first, last)| *first > net.network() || *last < net.broadcast())
+        };
+        self.addresses.iter().any(|own| part(own.net))
+            && self.caches[usize::from(ip.is_ipv6())].table.get(ip).is_none_or(|entry| entry.mac.is_none())
     }
 
     /// True for the port's MAC and those its addresses are bound to.

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -233,6 +234,8 @@ struct Link {
     up: bool,
     addresses: Vec<Own>,
     advertiser: Option<Advertiser>,
+    /// First and last of addresses we answer for that are no port's.
+    stands: Arc<[(IpAddr, IpAddr)]>,
     /// IPv4 and IPv6 apart: a scan of one leaves the other alone.
     caches: [cache::Cache; 2],
 }
@@ -243,20 +246,27 @@ pub struct Neighbors {
     chance: Chance,
     timers: Timers,
     links: BTreeMap<u8, Link>,
+    stands: Arc<[(IpAddr, IpAddr)]>,
 }
 
 impl Neighbors {
     /// No ports yet. `seed` makes the delays that keep stations apart.
     pub fn new(settings: &Settings, seed: u64) -> Neighbors {
         let (chance, timers) = (Chance::new(seed), Timers::default());
-        Neighbors { times: Times::of(settings), chance, timers, links: BTreeMap::new() }
+        Neighbors { times: Times::of(settings), chance, timers, links: BTreeMap::new(), stands: Arc::default() }
     }
 
     fn with(&mut self, port: u8, now: u64, out: &mut Vec<Effect>, run: impl FnOnce(&mut Link, &mut Cx<'_>)) {
-        let Neighbors { times, chance, timers, links } = self;
+        let Neighbors { times, chance, timers, links, .. } = self;
         if let Some(link) = links.get_mut(&port) {
             run(link, &mut Cx { port, now, times, chance, timers, out });
         }
+    }
+
+    /// Says what addresses are answered for besides the ports' own, on links to whose subnets they belong: ranges, first and
+    /// last. To be said before there are ports.
+    pub fn stand_for(&mut self, ranges: Vec<(IpAddr, IpAddr)>) {
+        self.stands = ranges.into();
     }
 
     /// Adds a port, or makes it what it is to be; what stays the same is left alone. Addresses that are new are probed for,
@@ -268,6 +278,7 @@ impl Neighbors {
             up: false,
             addresses: Vec::new(),
             advertiser: None,
+            stands: self.stands.clone(),
             caches: Default::default(),
         };
         self.links.entry(port).or_insert_with(new);

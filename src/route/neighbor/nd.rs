@@ -103,7 +103,7 @@ impl Link {
         let Heard { source, destination, kind, mac } = heard;
         let asker = IpAddr::V6(source);
         if mac.is_some_and(|mac| !self.is_believable(mac))
-            || !destination.is_multicast() && self.own(destination).is_none()
+            || !destination.is_multicast() && self.own(destination).is_none() && self.answers_for(destination).is_none()
         {
             return;
         }

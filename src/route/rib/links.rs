@@ -29,6 +29,11 @@ impl<F: Fib> Rib<F> {
         }
     }
 
+    /// These addresses are the box's, and no port's.
+    pub fn add_own(&mut self, net: IpNet) {
+        self.put(ADDRESS, net, metric(u8::MAX, Part::Local), What::Local(0));
+    }
+
     /// It has it no more.
     pub fn remove_address(&mut self, port: u8, address: IpNet) {
         let Some(link) = self.links.get_mut(usize::from(port)) else { return };

@@ -27,6 +27,8 @@ pub(super) struct Translator {
     /// Fresh packets that were judged as packets of a flow's way back.
     back: Mask,
     leaves: Box<[Tuple; BATCH]>,
+    /// First packets for which there is no source.
+    sourceless: Mask,
 }
 
 /// Why a flow does not begin.
@@ -79,12 +81,17 @@ impl Translator {
             lease_again(&mut tables.v6, entries[1], snat, nat);
         }
         const NOTHING: Tuple = Tuple { src: [0; 16], dst: [0; 16], sport: 0, dport: 0 };
-        Translator { nat: nat.clone(), snat, first: 0, back: 0, leaves: Box::new([NOTHING; BATCH]) }
+        Translator { nat: nat.clone(), snat, first: 0, back: 0, sourceless: 0, leaves: Box::new([NOTHING; BATCH]) }
     }
 
     /// What is translated.
     pub(super) fn nat(&self) -> &Nat {
         &self.nat
+    }
+
+    /// Packets of the batch that were dropped because there is no source for them.
+    pub(super) fn sourceless(&self) -> Mask {
+        self.sourceless
     }
 
     /// Gives fresh packets the facts by which they are judged, before the stages translate destinations.
@@ -96,7 +103,7 @@ impl Translator {
         subjects: &mut [Meta; BATCH],
         actions: &mut [Action; BATCH],
     ) {
-        self.back = 0;
+        (self.back, self.sourceless) = (0, 0);
         for i in bits(todo) {
             let (meta, subject) = (&batch.metas[i], &mut subjects[i]);
             if meta.flow != NO_FLOW && (meta.flow & 1) as usize == REPLY {
@@ -143,7 +150,9 @@ impl Translator {
         let (index, tuple) = loop {
             let Mapped { src, sport, lease } = match (slot, &mut self.snat) {
                 (Some(slot), Some(snat)) => {
-                    snat.candidate(slot, subject, action.out, attempt).map_err(Fault::Source)?
+                    let candidate = snat.candidate(slot, subject, action.out, attempt);
+                    self.sourceless |= Mask::from(candidate.is_err()) << i;
+                    candidate.map_err(Fault::Source)?
                 }
                 _ if attempt > 0 => return Err(Drops::Taken.into()),
                 _ => Mapped { src: subject.src, sport: subject.sport, lease: self.lease_inward(meta, subject) },

@@ -1,12 +1,21 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use proptest::prelude::*;
 
+use crate::config::{self, Config};
+use crate::dpdk::ring::ring;
 use crate::flow::entry::Entry;
+use crate::flow::region::Placement;
+use crate::io::memory::MemoryIo;
+use crate::packet::steer::Key;
 use crate::route::{Gateway, Route, Source, Target};
-use crate::testkit::bench::{Bench, End};
+use crate::stage::pipeline::compile;
+use crate::testkit::bench::{Bench, End, TWO_PORTS};
 use crate::testkit::packets::Packet;
+use crate::worker::{Handoff, Setup, Worker};
 
 const HOST: [u8; 6] = [2, 1, 1, 1, 1, 1];
 const PEER: [u8; 6] = [2, 2, 2, 2, 2, 2];
@@ -83,7 +92,8 @@ fn syn(from: &str, to: &str) -> Packet {
 
 #[test]
 fn masquerade_keeps_ports_and_comes_back() {
-    let v6 = "[[snat.rule]]\nfrom = 'inside'\nto = 'outside'\nto_source = '2001:db8:2::77'\n";
+    let v6 =
+        "[[snat.rule]]\nfrom = 'inside'\nto = 'outside'\nsource = '2001:db8:1::/64'\nto_source = '2001:db8:2::77'\n";
     let mut bench = bench(&format!("[snat]\n{v6}{}", MASQUERADE.trim_start_matches("[snat]\n")));
     let makes: [(Make, Make); 3] = [
         (udp, udp),
@@ -317,4 +327,80 @@ proptest! {
             true
         }) {}
     }
+}
+
+#[test]
+fn answers_come_to_the_worker_that_has_the_flow() {
+    let toml = format!(
+        "{TWO_PORTS}[memory]\nflows = 1000\n[pipeline]\nstages = ['conntrack', 'dnat', 'route', 'acl', 'snat']\n\
+         [dnat]\n[acl]\ndefault = 'allow'\n{MASQUERADE}"
+    );
+    let config = Config::parse(&config::source::Source::new("two.toml", &toml)).expect("good");
+    let blueprint = compile(&config, 2, &[]).expect("good");
+    {
+        let router = blueprint.router.as_ref().expect("routed");
+        let mut router = router.lock().expect("nobody panicked with it");
+        for (port, net) in [(0, "10.0.0.1/24"), (1, "192.0.2.1/24")] {
+            router.address(port, net.parse().expect("an address"), true, 1);
+        }
+        router.start(u64::MAX, &[0, 1], 1);
+        for (port, neighbor, mac) in [(0, "10.0.0.5", HOST), (1, "192.0.2.2", PEER)] {
+            router.add_static(port, ip(neighbor), mac, 1);
+        }
+        (1..4).for_each(|n| router.serve(n * 1_000_000_000));
+    }
+    let ((to_one, from_zero), (to_zero, from_one)) = (ring(256).expect("a ring"), ring(256).expect("a ring"));
+    let handoff = |me, to, from| Handoff { me, to, from: vec![from], out: vec![None, None], sends: Vec::new() };
+    let io = MemoryIo::new(2, 512, 2000);
+    let beside = io.beside();
+    let start = |io: MemoryIo, index: usize, handoff: Handoff| {
+        let (mtus, links) = (vec![1500, 1500], Arc::new(AtomicU64::new(u64::MAX)));
+        let tables = blueprint.tables(Placement::default()).expect("memory");
+        let (blueprint, key, handoff) = (blueprint.clone(), Key::seeded(11), Some(handoff));
+        Worker::new(
+            io,
+            (),
+            Setup { blueprint, index, burst: 8, mtus, strip: 0, links, key, tables, handoff, own: None },
+        )
+    };
+    let mut workers = [
+        start(io, 0, handoff(0, vec![None, Some(to_one)], from_one)),
+        start(beside, 1, handoff(1, vec![Some(to_zero), None], from_zero)),
+    ];
+    let mut now = 5_000_000_000;
+    let mut pass = |at: usize, port: u8, bytes: &[u8]| {
+        assert!(workers[at].io().push(port, bytes, |_| {}));
+        now += 1_000;
+        for _ in 0..4 {
+            for worker in &mut workers {
+                worker.turn(now);
+            }
+        }
+        let mut sent = Vec::new();
+        for worker in &mut workers {
+            for port in 0..2 {
+                while let Some(bytes) = worker.io().pull(port, |frame| frame.bytes().to_vec()) {
+                    sent.push((port, bytes));
+                }
+            }
+        }
+        assert_eq!(sent.len(), 1, "it comes out once");
+        sent.remove(0)
+    };
+    for n in 0..40u16 {
+        let (inside, server) = (format!("10.0.0.5:{}", 3000 + n), format!("192.0.2.2:{}", 50 + n));
+        let there = udp(&inside, &server).ttl(64).macs(HOST, LAN).bytes();
+        let (port, sent) = pass(usize::from(n & 1), 0, &there);
+        let outside = format!("192.0.2.1:{}", sport(&sent));
+        assert_eq!((port, sent), (1, left("wan", udp(&outside, &server))));
+        let back = udp(&server, &outside).ttl(64).macs(PEER, WAN).bytes();
+        assert_eq!(pass(usize::from(n >> 1 & 1), 1, &back), (0, left("lan", udp(&server, &inside))));
+        let error = |to: &str, about: &Packet| Packet::icmp_error("192.0.2.2", to, 3, 3, about);
+        let told = error("192.0.2.1", &udp(&outside, &server)).ttl(64).macs(PEER, WAN).bytes();
+        assert_eq!(pass(usize::from(n & 1), 1, &told), (0, left("lan", error("10.0.0.5", &udp(&inside, &server)))));
+    }
+    let used = workers
+        .each_ref()
+        .map(|worker| worker.pipeline().tracker().map_or(0, |tracker| tracker.tables().v4.occupancy().used));
+    assert!(used.iter().sum::<u32>() == 40 && used.iter().all(|used| *used > 5), "{used:?}");
 }
