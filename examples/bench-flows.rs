@@ -88,7 +88,9 @@ impl Destinations {
 /// True but for addresses that no router forwards to, and the ports' own subnets.
 fn is_routed(net: &IpNet) -> bool {
     match net.addr() {
-        IpAddr::V4(address) => !matches!(address.octets(), [0 | 10 | 127 | 224.., ..] | [169, 254, ..] | [192, 0, 0, _] | [203, 0, 113, _]),
+        IpAddr::V4(address) => {
+            !matches!(address.octets(), [0 | 10 | 127 | 224.., ..] | [169, 254, ..] | [192, 0, 0, _] | [203, 0, 113, _])
+        }
         IpAddr::V6(address) => !matches!(address.segments(), [0x2001, 0x10..=0x1f | 0xdb8, ..]),
     }
 }
@@ -175,7 +177,8 @@ fn redirect(frame: &mut [u8], kind: Kind, address: IpAddr) {
     let word = |bytes: &[u8]| u16::from_be_bytes([bytes[0], bytes[1]]);
     for sum in sums.into_iter().flatten() {
         let words = new.chunks(2).zip(frame[at..].chunks(2));
-        let update = words.fold(Update::of(word(&frame[sum..])), |update, (to, from)| update.word(word(from), word(to)));
+        let update =
+            words.fold(Update::of(word(&frame[sum..])), |update, (to, from)| update.word(word(from), word(to)));
         let sealed = update.finish();
         // RFC 768: zero would say that there is none.
         let sealed = if sealed == 0 && sum > 24 { 0xffff } else { sealed };

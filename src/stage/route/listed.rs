@@ -112,7 +112,12 @@ impl Listed {
                 let via = Some(At { value: line.via, place: place.clone() });
                 let via = At { value: Via(Weighted { via, port: None, weight: Within(1) }), place: place.clone() };
                 let to = At { value: Prefix(line.to), place };
-                check.gateway(&StaticRoute { to, via: None, port: None, r#type: None, metric: 0 }, &via, None, "route.file")
+                check.gateway(
+                    &StaticRoute { to, via: None, port: None, r#type: None, metric: 0 },
+                    &via,
+                    None,
+                    "route.file",
+                )
             });
             let target = gateway.clone().map(|gateway| Target::Via(vec![gateway]));
             routes.extend(target.map(|target| Route { to: line.to, target, metric: 0 }));
@@ -144,7 +149,8 @@ file = 'routes'
         std::fs::write(folder.path().join("routes"), text).expect("written");
         let path = folder.path().join("t.toml");
         let (config, list) = config::Config::read(&Source::new(path.to_str().expect("UTF-8"), PORT));
-        let short = |text: &dyn std::fmt::Display| text.to_string().replace(&format!("{}/", folder.path().display()), "");
+        let short =
+            |text: &dyn std::fmt::Display| text.to_string().replace(&format!("{}/", folder.path().display()), "");
         if !list.is_empty() {
             return Err(list.iter().map(|mistake| short(mistake)).collect());
         }
@@ -160,22 +166,32 @@ file = 'routes'
 
     #[test]
     fn a_line_each() {
-        let read = routes("# ours\n198.51.100.0/24 via 192.0.2.2\n\n2001:db8:9::/48  via 2001:db8::2 # theirs\n").expect("good");
+        let read = routes("# ours\n198.51.100.0/24 via 192.0.2.2\n\n2001:db8:9::/48  via 2001:db8::2 # theirs\n")
+            .expect("good");
         assert_eq!(read.len(), 2);
         assert!(read[0].starts_with("198.51.100.0/24 Via([Gateway { via: Some(192.0.2.2), port: Some(0)"), "{read:?}");
-        assert!(read[1].starts_with("2001:db8:9::/48 Via([Gateway { via: Some(2001:db8::2), port: Some(0)"), "{read:?}");
+        assert!(
+            read[1].starts_with("2001:db8:9::/48 Via([Gateway { via: Some(2001:db8::2), port: Some(0)"),
+            "{read:?}"
+        );
     }
 
     #[test]
     fn what_is_wrong_and_in_which_line() {
         for (text, wrong) in [
             ("\n198.51.100.0/24", "routes:2:1: route.file: expected PREFIX via ADDRESS"),
-            ("198.51.100.1/24 via 192.0.2.2", "routes:1:1: route.file: \"198.51.100.1/24\" is no prefix, or has bits behind its length"),
+            (
+                "198.51.100.1/24 via 192.0.2.2",
+                "routes:1:1: route.file: \"198.51.100.1/24\" is no prefix, or has bits behind its length",
+            ),
             ("198.51.100.0/24 via me", "routes:1:1: route.file: \"me\" is no IP address"),
             ("127.0.0.0/8 via 192.0.2.2", "routes:1:1: route.file: 127.0.0.0/8 are loopback addresses"),
             ("198.51.100.0/24 via 192.0.2.1", "routes:1:1: route.file: 192.0.2.1 is an address of the box itself"),
             ("198.51.100.0/24 via 10.0.0.1", "routes:1:1: route.file: 10.0.0.1 is on no port's subnet"),
-            ("1.0.0.0/8 via 192.0.2.2\n1.0.0.0/8 via 192.0.2.3", "routes:2:1: route.file: 1.0.0.0/8 has a route already, in line 1"),
+            (
+                "1.0.0.0/8 via 192.0.2.2\n1.0.0.0/8 via 192.0.2.3",
+                "routes:2:1: route.file: 1.0.0.0/8 has a route already, in line 1",
+            ),
         ] {
             let list = routes(text).expect_err(text);
             assert!(list.len() == 1 && list[0].contains(wrong), "{list:?}, not {wrong}");

@@ -214,7 +214,13 @@ impl Check<'_> {
         port
     }
 
-    pub(super) fn gateway(&mut self, route: &StaticRoute, one: &At<Via>, whole: Option<u8>, key: &str) -> Option<Gateway> {
+    pub(super) fn gateway(
+        &mut self,
+        route: &StaticRoute,
+        one: &At<Via>,
+        whole: Option<u8>,
+        key: &str,
+    ) -> Option<Gateway> {
         let Via(Weighted { via, port, weight }) = &one.value;
         let weight = weight.0 as u16;
         let named = match port {
