@@ -28,6 +28,19 @@ pub enum State {
     Keep = 4,
 }
 
+impl State {
+    #[inline(always)]
+    fn from_byte(byte: u8) -> State {
+        match byte {
+            1 => State::Unresolved,
+            2 => State::Failed,
+            3 => State::Forward,
+            4 => State::Keep,
+            _ => State::Free,
+        }
+    }
+}
+
 /// How packets leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Adjacency {
@@ -60,25 +73,71 @@ impl Adjacency {
         ]
     }
 
-    #[inline(always)]
     fn from_words(words: [u64; 3]) -> Adjacency {
         let [a, b, c, d, e, f, port, state] = words[0].to_le_bytes();
         let [g, h, i, j, k, l, m, n] = words[1].to_le_bytes();
-        let state = match state {
-            1 => State::Unresolved,
-            2 => State::Failed,
-            3 => State::Forward,
-            4 => State::Keep,
-            _ => State::Free,
-        };
         Adjacency {
-            state,
+            state: State::from_byte(state),
             port,
             mtu: u16::from_le_bytes([m, n]),
             destination: [a, b, c, d, e, f],
             source: [g, h, i, j, k, l],
             tags: bytemuck::cast(words[2]),
         }
+    }
+}
+
+/// An adjacency as it is stored: whoever only sends by it need not take it apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored([u64; 3]);
+
+impl From<&Adjacency> for Stored {
+    fn from(adjacency: &Adjacency) -> Stored {
+        Stored(adjacency.words())
+    }
+}
+
+impl Stored {
+    /// Taken apart.
+    pub fn whole(self) -> Adjacency {
+        Adjacency::from_words(self.0)
+    }
+
+    /// What it is good for.
+    #[inline(always)]
+    pub fn state(self) -> State {
+        State::from_byte((self.0[0] >> 56) as u8)
+    }
+
+    /// Logical port.
+    #[inline(always)]
+    pub fn port(self) -> u8 {
+        (self.0[0] >> 48) as u8
+    }
+
+    /// True if packets get a new link-layer header and are sent.
+    #[inline(always)]
+    pub fn forwards(self) -> bool {
+        self.state() == State::Forward
+    }
+
+    /// True if frames have no tags.
+    #[inline(always)]
+    pub fn is_untagged(self) -> bool {
+        self.0[2] == 0
+    }
+
+    /// Largest network-layer packet, in bytes.
+    #[inline(always)]
+    pub fn mtu(self) -> u16 {
+        (self.0[1] >> 48) as u16
+    }
+
+    /// The first eight and the other four bytes of an Ethernet header.
+    #[inline(always)]
+    pub fn macs(self) -> ([u8; 8], [u8; 4]) {
+        let Stored([destination, source, _]) = self;
+        ((destination << 16 >> 16 | source << 48).to_le_bytes(), ((source >> 16) as u32).to_le_bytes())
     }
 }
 
@@ -107,9 +166,14 @@ impl Table {
     }
 
     /// The adjacency at an index, with or without [`ROUTED`]; a free one if there is none.
-    #[inline(always)]
     pub fn at(&self, index: u32) -> Adjacency {
-        let Some(slot) = self.0.get((index & !ROUTED) as usize) else { return Adjacency::FREE };
+        self.stored(index).whole()
+    }
+
+    /// The same as it is stored.
+    #[inline(always)]
+    pub fn stored(&self, index: u32) -> Stored {
+        let Some(slot) = self.0.get((index & !ROUTED) as usize) else { return Stored([0; 3]) };
         loop {
             let before = slot.version.load(Ordering::Acquire);
             let words = [
@@ -119,7 +183,7 @@ impl Table {
             ];
             fence(Ordering::Acquire);
             if before & 1 == 0 && slot.version.load(Ordering::Relaxed) == before {
-                return Adjacency::from_words(words);
+                return Stored(words);
             }
             std::hint::spin_loop();
         }
@@ -161,6 +225,12 @@ mod tests {
             let one = Adjacency { state, destination: [1, 2, 3, 4, 5, 6], ..adjacency(7) };
             table.set(3, one);
             assert_eq!((table.at(3), table.at(3 | ROUTED)), (one, one));
+            let stored = table.stored(3);
+            assert_eq!((stored.state(), stored.port(), stored.mtu()), (state, one.port, one.mtu));
+            let (front, rest) = stored.macs();
+            assert_eq!([&front[..], &rest].concat(), [one.destination, one.source].concat());
+            table.set(3, Adjacency { tags: [[0; 4]; 2], ..one });
+            assert_eq!((stored.is_untagged(), table.stored(3).is_untagged()), (false, true));
         }
         table.set(99, adjacency(1));
     }

@@ -116,6 +116,13 @@ impl Macs {
         self.first.get(usize::from(port)).is_some_and(|first| *first == number(mac))
     }
 
+    /// True for a frame that begins with the port's own.
+    #[inline(always)]
+    pub fn is_for(&self, port: u8, front: [u8; 8]) -> bool {
+        let front = u64::from_le_bytes(front) << 16 >> 16;
+        self.first.get(usize::from(port)).is_some_and(|first| *first == front)
+    }
+
     /// True for any of the port's.
     pub fn is_one(&self, port: u8, mac: [u8; 6]) -> bool {
         self.is_first(port, mac) || self.more.get(usize::from(port)).is_some_and(|more| more.contains(&mac))

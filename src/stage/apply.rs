@@ -11,7 +11,7 @@ use crate::packet::meta::flag;
 use crate::packet::reply::Answer;
 use crate::packet::{BATCH, Batch, Frame, Mask, Meta, SELF_PORT, bits, forward, mss};
 use crate::route::Routing;
-use crate::route::adjacency::{Adjacency, GLEAN, ROUTED, SILENT, State};
+use crate::route::adjacency::{Adjacency, GLEAN, ROUTED, SILENT, State, Stored};
 use crate::stats::{Reason, ReasonBase};
 use crate::wire::ethernet::Rewrite;
 use crate::wire::tcp::SYN;
@@ -77,7 +77,7 @@ pub enum Way {
     /// A fixed rewrite.
     Fixed(u32),
     /// By an adjacency.
-    Routed(Adjacency),
+    Routed(Stored),
 }
 
 /// Why a packet does not go the way it should.
@@ -105,23 +105,27 @@ impl Ways {
         match way {
             Way::Fixed(0) => {}
             Way::Fixed(index) => self.fixed.at(index).write(frame.bytes_mut()),
-            Way::Routed(adjacency) => {
+            Way::Routed(stored) => {
                 let clamp = self.routed.as_ref().is_some_and(|routed| routed.clamp);
                 if clamp && meta.proto == protocol::TCP && meta.detail[0] & SYN != 0 {
-                    mss::clamp(frame, meta, adjacency.mtu);
+                    mss::clamp(frame, meta, stored.mtu());
                 }
-                if meta.port != SELF_PORT {
-                    forward::hop(frame, meta);
+                let plain = stored.forwards() && stored.is_untagged() && !meta.any(flag::TAGS);
+                if plain && meta.port != SELF_PORT && forward::plain(frame, meta, stored.macs()) {
+                    return;
                 }
-                link(&adjacency, frame, meta);
+                go(stored.whole(), frame, meta);
             }
         }
     }
 }
 
-/// Gives the packet the link-layer header of an adjacency.
-#[inline(always)]
-fn link(adjacency: &Adjacency, frame: &mut Frame, meta: &mut Meta) {
+/// Takes a hop of a packet that has come from somewhere, and gives it the link-layer header of an adjacency.
+#[inline(never)]
+fn go(adjacency: Adjacency, frame: &mut Frame, meta: &mut Meta) {
+    if meta.port != SELF_PORT {
+        forward::hop(frame, meta);
+    }
     // Buffers have room in front for two tags.
     let done = match adjacency.state {
         State::Keep => forward::retag(frame, meta, &adjacency.tags),
@@ -132,37 +136,37 @@ fn link(adjacency: &Adjacency, frame: &mut Frame, meta: &mut Meta) {
 
 impl Routed {
     #[inline(always)]
-    fn look(&self, index: u32, frame: &Frame, meta: &Meta) -> Result<Adjacency, Stop> {
-        let adjacency = self.routing.adjacencies.at(index);
-        let good = matches!(adjacency.state, State::Forward);
+    fn look(&self, index: u32, frame: &Frame, meta: &Meta) -> Result<Stored, Stop> {
+        let stored = self.routing.adjacencies.stored(index);
+        let fits = packet_len(meta) <= stored.mtu();
         // A packet of one hop more is the common case, and so is one that fits.
-        if good && meta.port != SELF_PORT && forward::hops_left(frame, meta) > 1 && packet_len(meta) <= adjacency.mtu {
-            return Ok(adjacency);
+        if stored.forwards() && fits && meta.port != SELF_PORT && forward::hops_left(frame, meta) > 1 {
+            return Ok(stored);
         }
-        self.look_closer(index, adjacency, frame, meta)
+        self.look_closer(index, stored, frame, meta)
     }
 
     #[cold]
-    fn look_closer(&self, index: u32, mut adjacency: Adjacency, frame: &Frame, meta: &Meta) -> Result<Adjacency, Stop> {
+    fn look_closer(&self, index: u32, mut stored: Stored, frame: &Frame, meta: &Meta) -> Result<Stored, Stop> {
         let drop = |drop: Drops, mtu: u16| Err(Stop::Drop(self.reasons.at(drop), answer(drop, mtu)));
         // RFC 1812 section 5.3.1, RFC 8200 section 3: what the box itself sends is not forwarded.
         if meta.port != SELF_PORT && forward::hops_left(frame, meta) <= 1 {
-            return drop(Drops::TtlExpired, adjacency.mtu);
+            return drop(Drops::TtlExpired, stored.mtu());
         }
-        match (index, adjacency.state) {
-            (SILENT, _) | (_, State::Failed) => return drop(Drops::HostUnreachable, adjacency.mtu),
+        match (index, stored.state()) {
+            (SILENT, _) | (_, State::Failed) => return drop(Drops::HostUnreachable, stored.mtu()),
             // If it is free, its routes have just changed: they are asked again.
-            (GLEAN, _) | (_, State::Unresolved | State::Free) => match self.assumed {
+            (GLEAN, _) | (_, State::Unresolved | State::Free) => match &self.assumed {
                 None => return Err(Stop::Wait),
-                Some(assumed) => adjacency = assumed,
+                Some(assumed) => stored = assumed.into(),
             },
             (_, State::Forward | State::Keep) => {}
         }
         // RFC 791 section 3.2, RFC 8200 section 5: only IPv4 is fragmented on its way, and only where it may be.
-        if packet_len(meta) > adjacency.mtu && (meta.has(flag::IPV6) || may_not_fragment(frame, meta)) {
-            return drop(Drops::TooBig, adjacency.mtu);
+        if packet_len(meta) > stored.mtu() && (meta.has(flag::IPV6) || may_not_fragment(frame, meta)) {
+            return drop(Drops::TooBig, stored.mtu());
         }
-        Ok(adjacency)
+        Ok(stored)
     }
 }
 

@@ -915,7 +915,7 @@ fn replay<E: Entry>(
     let adjacency = body.adjacency[direction];
     let way = match desk.ways.look(adjacency, frame, meta) {
         // The kernel has changed its mind about the port it sends this flow by.
-        Ok(Way::Routed(adjacency)) if adjacency.state == State::Keep && adjacency.port != meta.vlan as u8 => {
+        Ok(Way::Routed(stored)) if stored.state() == State::Keep && stored.port() != meta.vlan as u8 => {
             return Found::Elsewhere;
         }
         Ok(way) => way,

@@ -63,15 +63,16 @@ impl Arrival {
     /// True if stages are to see the packet, false if it is for control.
     #[inline(always)]
     fn look(&self, frame: &Frame, meta: &Meta) -> Result<bool, (Drops, Answer)> {
-        let Some(station) = frame.bytes().first_chunk::<6>() else {
+        let Some(front) = frame.bytes().first_chunk::<8>() else {
             return Err((Drops::OtherStation, Answer::Nothing));
         };
-        let for_us = self.routing.macs.is_first(meta.port, *station);
+        let for_us = self.routing.macs.is_for(meta.port, *front);
         let plain = meta.any(flag::IPV4 | flag::IPV6) && !meta.has(flag::OPTIONS) && meta.proto != protocol::ICMPV6;
         if for_us && plain {
             return Ok(true);
         }
-        self.look_closer(frame, meta, *station, for_us)
+        let [a, b, c, d, e, f, ..] = *front;
+        self.look_closer(frame, meta, [a, b, c, d, e, f], for_us)
     }
 
     #[cold]

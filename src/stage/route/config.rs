@@ -5,6 +5,7 @@ pub use crate::config::port::Rpf;
 use crate::config::units::{Counted, Rate, Within};
 use crate::route::fib::Capacity;
 
+use super::listed::Listed;
 use super::statics::StaticRoute;
 
 crate::section! {
@@ -22,6 +23,8 @@ crate::section! {
         pub routes_v6: Within<1000, 16777216> = Within(250_000),
         /// Routes of the file. They come before the kernel's to the same prefix.
         pub r#static: Vec<StaticRoute> = Vec::new(),
+        /// A file of more such routes, one a line, such as "198.51.100.0/24 via 203.0.113.1"; `#` begins a comment. Its name is relative to this file.
+        pub file: Listed = Listed::default(),
     }
 }
 

@@ -46,10 +46,16 @@ const LOOK: [bool; 256] = {
 #[inline]
 pub fn kind(meta: &Meta) -> Kind {
     if meta.has(flag::IPV4) {
-        match LOOK[usize::from(meta.src[0])] | LOOK[usize::from(meta.dst[0])] {
-            false => Kind::Plain,
-            true => special_v4(meta),
+        if !LOOK[usize::from(meta.src[0])] && !LOOK[usize::from(meta.dst[0])] {
+            return Kind::Plain;
         }
+        // Most of 192/8 and 169/8 is like any other.
+        let plain = |[a, b, c, ..]: [u8; 16]| match a {
+            192 => b != 0 || c != 0,
+            169 => b != 254,
+            _ => !LOOK[usize::from(a)],
+        };
+        if plain(meta.src) && plain(meta.dst) { Kind::Plain } else { special_v4(meta) }
     } else {
         // Global unicast, and unique local (RFC 4193).
         let plain = |address: &[u8; 16]| matches!(address[0], 0x20..=0x3f | 0xfc | 0xfd);

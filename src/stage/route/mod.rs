@@ -22,6 +22,7 @@ use super::{Action, Cx, Depth, FlowCommit, FlowPlan, Plan, PlanCx, Stage};
 
 pub mod arrival;
 pub mod config;
+pub mod listed;
 pub mod martian;
 pub mod statics;
 
@@ -140,7 +141,8 @@ struct Judge {
 type Way = (u32, u8);
 
 impl Judge {
-    #[inline]
+    /// All that is not the common case, a packet that routes alone decide about and one hop takes.
+    #[inline(never)]
     fn decide(&self, meta: &Meta, hop: u32, source: u32) -> Result<Way, Drops> {
         if meta.port == SELF_PORT {
             return self.own(meta, hop);
@@ -163,7 +165,6 @@ impl Judge {
     }
 
     /// Where a hop leads packets of this flow.
-    #[inline]
     fn lead(&self, meta: &Meta, hop: u32) -> Result<Way, Drops> {
         let mut to = self.routing.hops.at(hop);
         if let Hop::Group { .. } = to {
@@ -267,6 +268,15 @@ impl FlowPlan for Judge {
             actions[i].deny(self.reasons.at(Drops::NoRoute), NO_RULE);
         }
         for i in bits(v4 | v6) {
+            let meta = &facts[i];
+            if let Hop::Forward { adjacency, port } = self.routing.hops.at(hops[i])
+                && !self.checked
+                && meta.port != SELF_PORT
+                && martian::kind(meta) == Kind::Plain
+            {
+                (actions[i].adjacency, actions[i].out) = (ROUTED | adjacency, port);
+                continue;
+            }
             match self.decide(&facts[i], hops[i], sources[i]) {
                 Ok((adjacency, out)) => (actions[i].adjacency, actions[i].out) = (adjacency, out),
                 Err(drop) => {

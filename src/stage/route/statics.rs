@@ -95,10 +95,10 @@ impl FromToml for Prefix {
 }
 
 /// What routes are checked beside.
-struct Check<'a> {
+pub(super) struct Check<'a> {
     names: &'a Names,
     all: &'a [StaticRoute],
-    mistakes: &'a mut Mistakes,
+    pub(super) mistakes: &'a mut Mistakes,
 }
 
 impl Config {
@@ -110,7 +110,7 @@ impl Config {
         let mut routes = Vec::new();
         for (at, route) in self.r#static.iter().enumerate() {
             let key = format!("route.static[{at}]");
-            check.destination(route, &key);
+            check.destination(route.to.0, || (route.to.place.clone(), format!("{key}.to")));
             if let Some(first) = first.insert((route.to.0, route.metric), &route.to.place) {
                 let message = format!("{} has a route with metric {} already, at {first}", route.to.0, route.metric);
                 check.mistakes.with_help(
@@ -126,26 +126,27 @@ impl Config {
         if check.mistakes.len() == before {
             check.circles(&routes);
         }
+        routes.extend(self.file.routes(&mut check));
         (mistakes.len() == before).then_some(routes)
     }
 }
 
 impl Check<'_> {
     /// Notes a destination that is never routed.
-    fn destination(&mut self, route: &StaticRoute, key: &str) {
+    pub(super) fn destination(&mut self, to: IpNet, at: impl FnOnce() -> (Place, String)) {
         let v4 = |a, b, c, d, length| IpNet::from(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), length));
         let v6 = |first, length| IpNet::from(Ipv6Net::new_assert(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), length));
         let loopback = IpNet::from(IpAddr::from(Ipv6Addr::LOCALHOST));
-        for (net, why) in [
+        let special = [
             (v4(224, 0, 0, 0, 4), "is multicast, which is not routed"),
             (v6(0xff00, 8), "is multicast, which is not routed"),
             (v6(0xfe80, 10), "are addresses of a link, which do not leave it"),
             (v4(127, 0, 0, 0, 8), "are loopback addresses, which do not leave a host"),
             (loopback, "is the loopback address, which does not leave a host"),
-        ] {
-            if net.contains(&route.to.0) {
-                self.mistakes.at(&route.to.place, &format!("{key}.to"), format!("{} {why}", route.to.0));
-            }
+        ];
+        if let Some((_, why)) = special.iter().find(|(net, _)| net.contains(&to)) {
+            let (place, key) = at();
+            self.mistakes.at(&place, &key, format!("{to} {why}"));
         }
     }
 
@@ -213,7 +214,13 @@ impl Check<'_> {
         port
     }
 
-    fn gateway(&mut self, route: &StaticRoute, one: &At<Via>, whole: Option<u8>, key: &str) -> Option<Gateway> {
+    pub(super) fn gateway(
+        &mut self,
+        route: &StaticRoute,
+        one: &At<Via>,
+        whole: Option<u8>,
+        key: &str,
+    ) -> Option<Gateway> {
         let Via(Weighted { via, port, weight }) = &one.value;
         let weight = weight.0 as u16;
         let named = match port {
