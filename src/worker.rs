@@ -747,7 +747,6 @@ impl<I: Io, O: Observer> Worker<I, O> {
 
     /// Upkeep, every few hundred turns: a bounded amount of work for each stage, and for whoever asked for a snapshot.
     pub fn housekeep(&mut self, now: u64, mailbox: &Mailbox) {
-        self.io.beat();
         let mut cx = Cx { now, sheet: &mut self.sheet, log: &self.log };
         self.pipeline.housekeep(&mut cx);
         self.expire_fragments(now);

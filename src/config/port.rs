@@ -46,8 +46,6 @@ crate::choice! {
 crate::choice! {
     /// How frames spread over the members of a bond.
     pub enum BondMode {
-        /// LACP (IEEE 802.1AX) with the peer finds the members that carry frames; they share them by `policy`.
-        Lacp = "lacp",
         /// One member carries all; another takes over when its link goes down.
         ActiveBackup = "active-backup",
         /// The members share the frames by `policy`.
@@ -78,7 +76,7 @@ crate::section! {
         pub mode: BondMode,
         /// The devices, each as `device` of a port would have it; none of them is a port itself. The first gives the bond its MAC address.
         pub members: Vec<At<Device>>,
-        /// With "lacp" and "balance-xor": what a frame's member is chosen by.
+        /// With "balance-xor": what a frame's member is chosen by.
         pub policy: BondPolicy = BondPolicy::L34,
     }
 }
@@ -92,7 +90,6 @@ impl Bond {
             BondMode::ActiveBackup => 1,
             BondMode::BalanceXor => 2,
             BondMode::Broadcast => 3,
-            BondMode::Lacp => 4,
         };
         let policy = match self.policy {
             BondPolicy::L2 => "l2",

@@ -304,10 +304,11 @@ mod tests {
 
     #[test]
     fn bonds_have_devices_of_their_own() {
-        let bond = |members: &str| format!("{{ name = 'up', bond = {{ mode = 'lacp', members = [{members}] }} }}");
+        let bond =
+            |members: &str| format!("{{ name = 'up', bond = {{ mode = 'balance-xor', members = [{members}] }} }}");
         let (config, mistakes) = read(&format!("{LAN},\n{}]", bond("'3b:00.0', 'net_null7,size=64'")));
         assert!(mistakes.is_empty(), "{mistakes:#?}");
-        assert_eq!(config.ports[2].device(), "net_bonding0,mode=4,xmit_policy=l34");
+        assert_eq!(config.ports[2].device(), "net_bonding0,mode=2,xmit_policy=l34");
         let members: Vec<&str> = config.ports[2].members().map(|member| member.text()).collect();
         assert_eq!(members, ["0000:3b:00.0", "net_null7,size=64"]);
         assert_eq!((config.ports[0].members().count(), config.names.devices()), (0, 3));
@@ -320,7 +321,7 @@ mod tests {
         only(&bond("'net_null2', 'net_null2'"), "\"net_null2\" is taken already, at t.toml:2:");
         only(&bond(""), "port[2].bond.members: expected at least one device");
         only(&bond("'eth0'"), "expected a PCI address");
-        only(&bond("'net_null2'").replace("lacp", "lcap"), "\"lacp\"");
+        only(&bond("'net_null2'").replace("balance", "blanace"), "\"balance-xor\"");
         only(
             &bond("'net_null2'").replace("name", "device = 'net_null3', name"),
             "port[2].device: is for ports without a bond",

@@ -200,7 +200,7 @@ impl Port {
         Port::take(eal, device, Vec::new())
     }
 
-    /// Makes a bonding device (`net_bonding0,mode=4`) of others and takes all of them for this port.
+    /// Makes a bonding device (`net_bonding0,mode=1`) of others and takes all of them for this port.
     pub fn bond<'a>(eal: &'static Eal, device: &str, members: impl Iterator<Item = &'a str>) -> Result<Port, Error> {
         let members = members.map(|member| Port::probe(eal, member)).collect::<Result<Vec<_>, _>>()?;
         let named = |member: &Port| format!(",{}={}", dpdk_sys::BOND_MEMBER, member.inner.name);
@@ -424,7 +424,7 @@ impl Port {
         self.inner.step("start", unsafe { dpdk_sys::rte_eth_dev_start(self.inner.id) })?;
         drop(control);
         self.started = true;
-        let queue = |queue| Queue { port: self.inner.id, queue, inner: self.inner.clone(), _one: PhantomData };
+        let queue = |queue| Queue { port: self.inner.id, queue, _inner: self.inner.clone(), _one: PhantomData };
         let rx = (0..setup.rx_queues).map(|n| RxQueue(queue(n))).collect();
         let tx = (0..setup.tx_queues).map(|n| TxQueue(queue(n))).collect();
         Ok((rx, tx))
@@ -531,7 +531,7 @@ impl Drop for Inner {
 struct Queue {
     port: u16,
     queue: u16,
-    inner: Arc<Inner>,
+    _inner: Arc<Inner>,
     _one: PhantomData<Cell<()>>,
 }
 
@@ -583,17 +583,6 @@ impl TxQueue {
         // The port owns these buffers now.
         frames[..usize::from(sent)].iter_mut().for_each(Frame::vacate);
         usize::from(sent)
-    }
-}
-
-impl TxQueue {
-    /// Lets a bond send what its driver has to say to the peer, which it does with a burst only; to be called several times in
-    /// 100 ms. Nothing is done for other devices.
-    pub fn beat(&mut self) {
-        if !self.0.inner.members.is_empty() {
-            // SAFETY: as in `send`; of no frames none is read.
-            unsafe { dpdk_sys::fg_tx_burst(self.0.port, self.0.queue, ptr::dangling(), 0) };
-        }
     }
 }
 

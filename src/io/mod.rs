@@ -39,9 +39,6 @@ pub trait Io {
         (received, sent)
     }
 
-    /// Lets ports say what they have to say themselves; to be called several times in 100 ms.
-    fn beat(&mut self) {}
-
     /// True if this worker has a receive queue of the port.
     fn receives(&self, port: u8) -> bool;
 
