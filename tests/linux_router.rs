@@ -440,16 +440,16 @@ fn flowgate() -> Bench {
          [[port]]\nname = 'lan'\ndevice = 'net_null0'\n[[port]]\nname = 'wan'\ndevice = 'net_null1'\nmtu = 1300\n",
     );
     bench.route(|router, now| {
-        for side in 0..2 {
-            for own in OWN[side] {
+        for (side, addresses) in OWN.iter().enumerate() {
+            for own in addresses.iter().copied() {
                 let len = if own.contains(':') { 64 } else { 24 };
                 let net = format!("{own}/{len}").parse().expect("an address");
                 router.address(side as u8, net, true, now);
             }
         }
         router.start(u64::MAX, &[0, 1], now);
-        for side in 0..2 {
-            PEERS[side].iter().for_each(|peer| router.add_static(side as u8, ip(peer), HOSTS[side], now));
+        for (side, (peers, mac)) in PEERS.iter().zip(HOSTS).enumerate() {
+            peers.iter().for_each(|peer| router.add_static(side as u8, ip(peer), mac, now));
         }
         let via = |gateway: &str| Target::Via(vec![Gateway { via: Some(ip(gateway)), port: None, weight: 1 }]);
         let nowhere = NOWHERE.iter().map(|(kind, to)| match *kind {
