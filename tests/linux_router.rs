@@ -441,7 +441,7 @@ fn flowgate() -> Bench {
     );
     bench.route(|router, now| {
         for (side, addresses) in OWN.iter().enumerate() {
-            for own in addresses.iter().copied() {
+            for own in addresses {
                 let len = if own.contains(':') { 64 } else { 24 };
                 let net = format!("{own}/{len}").parse().expect("an address");
                 router.address(side as u8, net, true, now);
