@@ -24,7 +24,7 @@ crate::section! {
         /// Routes of the file. They come before the kernel's to the same prefix.
         pub r#static: Vec<StaticRoute> = Vec::new(),
         /// A file of more such routes, one a line, such as "198.51.100.0/24 via 203.0.113.1"; `#` begins a comment. Its name is relative to this file.
-        pub file: Listed = Listed::default(),
+        pub file: Option<Listed>,
     }
 }
 

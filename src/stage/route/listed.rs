@@ -21,7 +21,7 @@ use super::statics::{Check, Prefix, StaticRoute, Via, Weighted};
 const MOST: usize = 20;
 
 /// The routes of a file, as written.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Listed {
     file: Arc<str>,
     lines: Vec<Line>,

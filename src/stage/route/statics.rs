@@ -126,7 +126,9 @@ impl Config {
         if check.mistakes.len() == before {
             check.circles(&routes);
         }
-        routes.extend(self.file.routes(&mut check));
+        if let Some(file) = &self.file {
+            routes.extend(file.routes(&mut check));
+        }
         (mistakes.len() == before).then_some(routes)
     }
 }
