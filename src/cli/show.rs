@@ -19,7 +19,7 @@ pub struct Show {
     /// What to show.
     what: What,
     /// Of routes: those to a prefix; or the one that an address takes, and why.
-    #[arg(value_name = "PREFIX|ADDRESS")]
+    #[arg(id = "towards", value_name = "PREFIX|ADDRESS")]
     to: Option<String>,
     /// The stage to show, where there are several (`police:edge`); the kind's own name by default.
     #[arg(long)]
