@@ -352,7 +352,8 @@ fn vlans_are_ports() {
     let mut ident = 0;
     for family in 0..2 {
         let [a, b, c] = [INSIDE, OUTSIDE, ["10.77.3.2", "2001:db8:73::2"]].map(|host| ip(host[family]));
-        let ways: [(bool, _, &[(u16, u16)], _, bool, &[(u16, u16)], u8); 4] = [
+        type Tags<'a> = &'a [(u16, u16)];
+        let ways: [(bool, _, Tags<'_>, _, bool, Tags<'_>, u8); 4] = [
             (true, a, &[(0x8100, 100)], b, false, &[], 0x0b),
             (false, b, &[], a, true, &[(0x8100, 100)], 0x0a),
             (true, a, &[(0x8100, 100)], c, false, &[(0x8100, 7), (0x8100, 8)], 0x0c),
