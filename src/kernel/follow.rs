@@ -4,6 +4,10 @@
 //! A dump is read beside the news into tables of its own, and the news that came meanwhile are taken in there behind it: what
 //! they say once more does no harm, and what they say last is so. Dumps of links, addresses, objects and routes follow one
 //! another. Tables of routes other than `main` are not followed.
+//!
+//! Of IPv6 the kernel does not tell all: its dumps leave out a route that stands between two ways of one prefix and metric and is
+//! none itself, and two routes that are the same in all it tells are taken for one. Such routes are found again with a later
+//! dump.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -235,7 +235,7 @@ impl Tables {
         let here: Vec<Key> = self.routes.range(Key::of(to, metric)).map(|(key, _)| *key).collect();
         let v6 = matches!(to, IpNet::V6(_));
         // IPv6 has routes that are no ways of one another under one metric in an order of which its messages do not tell all.
-        let doubtful = v6 && here.len() > 1 && [Change::Delete, Change::Replace].contains(&change);
+        let doubtful = v6 && here.len() > 1;
         if change == Change::Delete {
             self.delete(&here, &entry);
             return doubtful;
