@@ -404,3 +404,98 @@ fn vlans_are_ports() {
     assert!(links.contains("lan.100") && links.contains("wan.7.8"), "{links}");
     flowgate.stop();
 }
+
+/// The inside is hidden behind flowgate's address on `wan`, and its web server is reached by that address.
+fn translating() -> String {
+    let forward = |name: &str, own: &str, to: &str| {
+        format!(
+            "[[dnat.rule]]\nname = {name:?}\nfrom = 'outside'\ndestination = {own:?}\nservice = 'tcp/8443'\nto_destination = {to:?}\n"
+        )
+    };
+    let server = |name: &str, to: &str| {
+        format!(
+            "[[acl.rule]]\nname = {name:?}\nto = 'inside'\ndestination = {to:?}\nservice = 'tcp/80'\naction = 'allow'\n"
+        )
+    };
+    FIREWALL.replace("'conntrack', 'route', 'acl'", "'conntrack', 'dnat', 'route', 'acl', 'snat'")
+        + &server("web server", INSIDE[0])
+        + &server("web server 6", INSIDE[1])
+        + &forward("forward", WAN[0], &format!("{}:80", INSIDE[0]))
+        + &forward("forward 6", WAN[1], &format!("[{}]:80", INSIDE[1]))
+        + "[[snat.rule]]\nname = 'hide'\nfrom = 'inside'\nto = 'outside'\nto_source = 'masquerade'\n"
+}
+
+/// Clients behind the translation, a path that takes less, a server that is reached through it, from either side.
+fn translated(name: &str, count: usize) {
+    let Some(mut setting) = Setting::new(name, count, 1400, &translating()) else { return };
+    let (inner_name, outer_name) = (setting.inner.name.clone(), setting.outer.name.clone());
+    let large = setting.web(&outer_name, 80, 2_000_000);
+    setting.web(&inner_name, 80, 2_000_000);
+    setting.lab.serve(&outer_name, 5201, &["iperf3", "-s"]);
+    for family in 0..2 {
+        let v = ["-4", "-6"][family];
+        let Setting { inner, outer, .. } = &setting;
+        // Nobody outside knows a way to the inside.
+        outer.does(&["ip", v, "route", "del", "default"]);
+        let to = OUTSIDE[family];
+        for size in ["56", "1300"] {
+            let text = inner.does(&["ping", "-n", "-q", "-c", "5", "-i", "0.05", "-W", "10", "-s", size, to]);
+            // A machine that is busy with other things loses one now and then, before flowgate or behind it.
+            let good = [" 5 received, 0% packet loss", " 4 received, 20% packet loss"];
+            assert!(
+                good.iter().any(|good| text.contains(good)),
+                "{to}, {size} bytes: {text}{:?}",
+                setting.flowgate.drops()
+            );
+        }
+        assert!(setting.fetch(inner, to, 80) == large, "2 MB came out different");
+        for back in [&[][..], &["-R"]] {
+            let report = inner.does(&[&["iperf3", "-J", "-n", "2M", "-c", to], back].concat());
+            let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+            assert!(number(&report["end"]["sum_received"]["bytes"]) > 0, "{}", report["end"]);
+        }
+        let route = inner.does(&["ip", v, "route", "get", to]);
+        assert!(route.contains("mtu 1400"), "the sender was told through the translation: {route}");
+        for kind in ["-U", "-I", "-T"] {
+            let text = inner.does(&["traceroute", "-n", "-N", "1", "-q", "1", "-w", "10", kind, to]);
+            let hops: Vec<&str> = text.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
+            assert_eq!(hops, [LAN[family], to], "{kind}: {text}{:?}", setting.flowgate.drops());
+        }
+        // An error about a translated datagram finds its sender. Hosts limit how many they send.
+        inner.python(
+            "import socket, sys\n\
+             at = socket.getaddrinfo(sys.argv[1], 9)[0]\n\
+             s = socket.socket(at[0], socket.SOCK_DGRAM)\n\
+             s.settimeout(1)\n\
+             s.connect(at[4][:2])\n\
+             for _ in range(20):\n\
+             \x20   try:\n\
+             \x20       s.send(b'?')\n\
+             \x20       s.recv(10)\n\
+             \x20   except ConnectionRefusedError:\n\
+             \x20       sys.exit()\n\
+             \x20   except TimeoutError:\n\
+             \x20       pass\n\
+             sys.exit('nobody said that it is refused')\n",
+            &[to],
+        );
+        // From outside by the address of the box, from inside too.
+        for host in [outer, inner] {
+            assert!(setting.fetch(host, WAN[family], 8443) == large, "2 MB came out different");
+        }
+        outer.fails(&["curl", "-sS", "-m", "1", &url(WAN[family], 8444)]);
+    }
+    let flows = setting.flowgate.show("flows");
+    assert!(flows.to_string().contains("\"translated\""), "{flows}");
+    setting.end(&["acl.denied-default", "route.too-big", "route.ttl-expired"]);
+}
+
+#[test]
+fn translation_with_one_worker() {
+    translated("router-nat-one-worker", 1);
+}
+
+#[test]
+fn translation_with_two_workers() {
+    translated("router-nat-two-workers", 2);
+}

@@ -46,11 +46,16 @@ impl Holding {
         Holding { routing, reasons, held: Vec::with_capacity(ROOM), seen: 0 }
     }
 
-    /// True if something may have become of what is held.
+    /// True if something may have become of what is held. To be asked before each turn: what is held in it was looked up after
+    /// what was seen here.
     #[inline]
-    pub(super) fn is_due(&self, now: u64) -> bool {
-        let Some(oldest) = self.held.first() else { return false };
-        self.routing.settled.load(Ordering::Acquire) != self.seen || is_late(&oldest.meta, now)
+    pub(super) fn is_due(&mut self, now: u64) -> bool {
+        let settled = self.routing.settled.load(Ordering::Acquire);
+        let Some(oldest) = self.held.first() else {
+            self.seen = settled;
+            return false;
+        };
+        settled != self.seen || is_late(&oldest.meta, now)
     }
 }
 
@@ -63,11 +68,8 @@ impl<I: Io, O: Observer> Worker<I, O> {
     /// Keeps the packets of the batch that wait for their neighbors, or drops them.
     #[cold]
     pub(super) fn hold(&mut self) {
-        let Some(Holding { routing, reasons, held, seen }) = &mut self.holding else { return };
+        let Some(Holding { routing, reasons, held, .. }) = &mut self.holding else { return };
         let batch = &mut *self.batch;
-        if held.is_empty() {
-            *seen = routing.settled.load(Ordering::Acquire);
-        }
         for i in bits(batch.held) {
             let (awaited, meta) = (batch.awaits[i], &batch.metas[i]);
             let same = |other: &&Held| {
@@ -99,8 +101,8 @@ impl<I: Io, O: Observer> Worker<I, O> {
 
     /// True if packets that are held should be looked at.
     #[inline]
-    pub(super) fn is_holding_due(&self, now: u64) -> bool {
-        self.holding.as_ref().is_some_and(|holding| holding.is_due(now))
+    pub(super) fn is_holding_due(&mut self, now: u64) -> bool {
+        self.holding.as_mut().is_some_and(|holding| holding.is_due(now))
     }
 
     /// Takes what is held up again: it goes on, or is held as before, or has waited too long.
