@@ -165,7 +165,7 @@ fn hosts(name: &str, count: usize) {
             ["Time to live exceeded", "Time exceeded: Hop limit"],
         );
         for kind in ["-U", "-I", "-T"] {
-            let text = inner.does(&["traceroute", "-n", "-q", "1", "-w", "10", kind, OUTSIDE[family]]);
+            let text = inner.does(&["traceroute", "-n", "-N", "1", "-q", "1", "-w", "10", kind, OUTSIDE[family]]);
             let hops: Vec<&str> = text.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
             assert_eq!(hops, [LAN[family], OUTSIDE[family]], "{kind}: {text}");
         }
