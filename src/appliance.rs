@@ -16,7 +16,7 @@ use crate::config::port::{self, Device, Offload};
 use crate::config::source::{Mistake, Mistakes};
 use crate::config::units::Auto;
 use crate::control::slow;
-use crate::control::{DeviceCounters, PortState, PortView, Running, WorkerView};
+use crate::control::{DeviceCounters, Live, PortState, PortView, Running, WorkerView};
 use crate::dpdk::eal::{self, Eal, EalConfig, Hugepages};
 use crate::dpdk::error::Error;
 use crate::dpdk::pool::Pool;
@@ -67,7 +67,7 @@ const TABLES: (&[&str], u32) = (&["acl", "bpf"], 1024);
 
 /// A running appliance.
 pub struct Appliance {
-    running: Arc<Running>,
+    live: Live,
     workers: Vec<eal::Running<Worker<DpdkIo>>>,
     slow: Option<slow::Running>,
     signals: Arc<Signals>,
@@ -278,14 +278,14 @@ impl Appliance {
             begun.into_iter().zip(config.devices()).map(|(begun, of)| Arc::new(live(begun.port, of))).collect();
         let mut views_of_ports: Vec<_> = ports.iter().map(|port| port.clone() as Arc<dyn PortView>).collect();
         views_of_ports.extend(vlans(config, &ports).map(|vlan| Arc::new(vlan) as Arc<dyn PortView>));
-        let running_view = Arc::new(Running::new(config, blueprint, views, views_of_ports, links, tsc_hz));
-        running_view.follow_links();
-        Ok(Appliance { running: running_view, workers: running, slow, signals, clock, ports, pools, eal, notes })
+        let view = Running::new(config, blueprint, views, views_of_ports, links, tsc_hz);
+        view.follow_links();
+        Ok(Appliance { live: Live::new(view), workers: running, slow, signals, clock, ports, pools, eal, notes })
     }
 
     /// What control knows of it.
-    pub fn running(&self) -> Arc<Running> {
-        self.running.clone()
+    pub fn live(&self) -> Live {
+        self.live.clone()
     }
 
     /// The first worker that has ended although nobody stopped it.
@@ -332,8 +332,8 @@ impl Appliance {
             }
         }
         let missing_buffers = self.pools.values().map(|pool| pool.in_use()).sum();
-        let blueprint = self.running.blueprint.clone();
-        drop(self.running);
+        let blueprint = self.live.now().blueprint.clone();
+        drop(self.live);
         drop(self.pools);
         self.eal.close();
         Stopped { sheets, ports, missing_buffers, troubles, blueprint }

@@ -73,7 +73,8 @@ impl Run {
         for note in &appliance.notes {
             log(note);
         }
-        let running = appliance.running();
+        let live = appliance.live();
+        let running = live.now();
         let cores: Vec<String> = running.workers.iter().map(|worker| worker.core.to_string()).collect();
         let ready = || {
             let (ports, cores) = (running.ports.len(), cores.join(", "));
@@ -88,8 +89,8 @@ impl Run {
             print(&scribe.take());
             appliance.gone()
         };
-        let end = serve(&socket, running.clone(), ready, tick, log);
-        drop(running);
+        let end = serve(&socket, &live, ready, tick, log);
+        drop((running, live));
         drop(socket);
         let stopped = appliance.stop();
         print(&scribe.take());

@@ -13,7 +13,7 @@ use axum::routing::{get, post};
 use http_body_util::channel::{Channel, Sender};
 use serde_json::{Value, json};
 
-use super::Running;
+use super::{Live, Running};
 use super::flows::{Query, Refusal, Selection};
 use super::routes::Routes;
 use crate::stage::pipeline::port_counter;
@@ -24,7 +24,7 @@ use crate::stats::{Account, Sheet};
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// All resources.
-pub fn router(running: Arc<Running>) -> Router {
+pub fn router(live: Live) -> Router {
     Router::new()
         .route("/v1/ports", get(|State(running): State<Arc<Running>>| async move { Json(ports(&running)) }))
         .route("/v1/workers", get(|State(running): State<Arc<Running>>| async move { Json(workers(&running)) }))
@@ -40,7 +40,7 @@ pub fn router(running: Arc<Running>) -> Router {
         .route("/v1/flows/flush", post(flush_flows))
         .route("/v1/flows/file", get(flows_file))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is no such resource") })
-        .with_state(running)
+        .with_state(live)
 }
 
 fn problem(status: StatusCode, message: &str) -> Response {

@@ -8,6 +8,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwap;
+use axum::extract::FromRef;
+
 use crate::config::Config;
 use crate::config::names::Names;
 use crate::explain::Explainer;
@@ -119,6 +122,33 @@ pub struct DeviceCounters {
     pub tx_bytes: u64,
     /// Packets that failed to be sent.
     pub tx_errors: u64,
+}
+
+/// What runs now, whoever asks. An applied config replaces it whole; who holds on to one keeps the view it began with.
+#[derive(Clone)]
+pub struct Live(Arc<ArcSwap<Running>>);
+
+impl Live {
+    /// What begins to run.
+    pub fn new(running: Running) -> Live {
+        Live(Arc::new(ArcSwap::from_pointee(running)))
+    }
+
+    /// What runs now.
+    pub fn now(&self) -> Arc<Running> {
+        self.0.load_full()
+    }
+
+    /// Puts another in its place.
+    pub fn replace(&self, running: Arc<Running>) {
+        self.0.store(running);
+    }
+}
+
+impl FromRef<Live> for Arc<Running> {
+    fn from_ref(live: &Live) -> Arc<Running> {
+        live.now()
+    }
 }
 
 impl Running {

@@ -4,14 +4,13 @@ use std::future::IntoFuture;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Running, api};
+use super::{Live, api};
 
 /// How often links are looked at and limits shared out.
 const TICK: Duration = Duration::from_millis(100);
@@ -71,7 +70,7 @@ impl Drop for Socket {
 /// `log` with what the operator should know.
 pub fn serve(
     socket: &Socket,
-    running: Arc<Running>,
+    live: &Live,
     ready: impl FnOnce(),
     tick: impl Fn() -> Option<usize>,
     log: impl Fn(&str),
@@ -86,7 +85,7 @@ pub fn serve(
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let listener = socket.listener.try_clone().and_then(UnixListener::from_std).map_err(failed)?;
-        let server = axum::serve(listener, api::router(running.clone())).into_future();
+        let server = axum::serve(listener, api::router(live.clone())).into_future();
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::pin!(server);
@@ -97,6 +96,7 @@ pub fn serve(
                 _ = terminate.recv() => return Ok(End::Signal),
                 ended = &mut server => return Err(format!("the control socket failed: {ended:?}")),
                 _ = ticks.tick() => {
+                    let running = live.now();
                     for (port, up) in running.follow_links() {
                         let state = running.ports[port].state();
                         log(&format!("port {}: link {}", state.name, if up { "up" } else { "down" }));
