@@ -43,9 +43,9 @@ fn lookups(criterion: &mut Criterion, name: &str, fib: &Fib, metas: &[Meta]) {
             at = (at + 1) % (metas.len() / BATCH);
             let batch = &metas[at * BATCH..][..BATCH];
             if name.starts_with("v4") {
-                fib.lookup_batch_v4(Mask::MAX, |i| &batch[i].dst, &mut hops);
+                fib.lookup_batch_v4(Mask::MAX, |i| Some(&batch[i].dst), &mut hops);
             } else {
-                fib.lookup_batch_v6(Mask::MAX, |i| &batch[i].dst, &mut hops);
+                fib.lookup_batch_v6(Mask::MAX, |i| Some(&batch[i].dst), &mut hops);
             }
             black_box(&hops);
         });

@@ -433,7 +433,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
         decode(&mut self.batch, self.depth);
         let Some(vlans) = &self.vlans else { return };
         let batch = &mut *self.batch;
-        for i in bits(batch.live) {
+        for i in bits(batch.live & batch.uncommon) {
             let (frame, meta) = (&mut batch.frames[i], &mut batch.metas[i]);
             match vlans.classify(frame, meta) {
                 Some(port) if port == meta.port => {}

@@ -83,6 +83,9 @@ pub struct Batch {
     pub awaits: [Await; BATCH],
     /// Fragments, first and later, as decode found them; live or not.
     pub fragments: Mask,
+    /// What decode could not read at a glance; live or not. The others are whole IP packets without tags or options; if decode
+    /// went to L4, of TCP or UDP.
+    pub uncommon: Mask,
     len: usize,
 }
 
@@ -102,6 +105,7 @@ impl Default for Batch {
             held: 0,
             awaits: [Await { adjacency: 0, out: NO_PORT, neighbor: [0; 16] }; BATCH],
             fragments: 0,
+            uncommon: 0,
             len: 0,
         }
     }
@@ -131,6 +135,8 @@ impl Batch {
         self.refused = 0;
         self.held = 0;
         self.fragments = 0;
+        // Until decode has looked.
+        self.uncommon = Mask::MAX;
     }
 
     /// Drops packet `i`, which is live, for `reason`.

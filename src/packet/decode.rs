@@ -148,6 +148,7 @@ fn each(batch: &mut Batch, depth: Depth, quick: impl Fn(&Frame, &mut Meta) -> bo
     for i in bits(batch.live) {
         left |= u64::from(!quick(&batch.frames[i], &mut batch.metas[i])) << i;
     }
+    batch.uncommon = left;
     if left != 0 {
         walk_all(batch, left, depth);
     }

@@ -32,18 +32,24 @@ pub fn hop(frame: &mut Frame, meta: &Meta) {
     }
 }
 
-/// Of a frame without tags: takes a hop and replaces the MAC addresses, given as the first eight and the other four bytes. False,
-/// and nothing done, if the frame is too short.
+/// Of a frame without tags that has a hop left beyond this one: takes a hop and replaces the MAC addresses, given as the first
+/// eight and the other four bytes. False, and nothing done, of any other.
 #[inline(always)]
 pub fn plain(frame: &mut Frame, meta: &Meta, (front, rest): ([u8; 8], [u8; 4])) -> bool {
     let Some(head) = frame.bytes_mut().first_chunk_mut::<34>() else { return false };
     if meta.has(flag::IPV4) {
+        if head[22] <= 1 {
+            return false;
+        }
         let sum = u32::from(u16::from_be_bytes([head[24], head[25]])) + 0x0100;
         // As in `hop`.
         let sum = ((sum + u32::from(sum >= 0xffff)) as u16).to_be_bytes();
-        (head[22], head[24], head[25]) = (head[22].wrapping_sub(1), sum[0], sum[1]);
+        (head[22], head[24], head[25]) = (head[22] - 1, sum[0], sum[1]);
     } else {
-        head[21] = head[21].wrapping_sub(1);
+        if head[21] <= 1 {
+            return false;
+        }
+        head[21] -= 1;
     }
     head[..8].copy_from_slice(&front);
     head[8..12].copy_from_slice(&rest);

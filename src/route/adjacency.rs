@@ -66,8 +66,9 @@ impl Adjacency {
     fn words(&self) -> [u64; 3] {
         let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (self.destination, self.source);
         let [m, n] = self.mtu.to_le_bytes();
+        let tagged = if self.tags == [[0; 4]; 2] { 0 } else { TAGGED };
         [
-            u64::from_le_bytes([a, b, c, d, e, f, self.port, self.state as u8]),
+            u64::from_le_bytes([a, b, c, d, e, f, self.port, self.state as u8 | tagged]),
             u64::from_le_bytes([g, h, i, j, k, l, m, n]),
             bytemuck::cast(self.tags),
         ]
@@ -77,7 +78,7 @@ impl Adjacency {
         let [a, b, c, d, e, f, port, state] = words[0].to_le_bytes();
         let [g, h, i, j, k, l, m, n] = words[1].to_le_bytes();
         Adjacency {
-            state: State::from_byte(state),
+            state: State::from_byte(state & !TAGGED),
             port,
             mtu: u16::from_le_bytes([m, n]),
             destination: [a, b, c, d, e, f],
@@ -86,6 +87,9 @@ impl Adjacency {
         }
     }
 }
+
+/// Beside the state: there are tags.
+const TAGGED: u8 = 0x80;
 
 /// An adjacency as it is stored: whoever only sends by it need not take it apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +110,7 @@ impl Stored {
     /// What it is good for.
     #[inline(always)]
     pub fn state(self) -> State {
-        State::from_byte((self.0[0] >> 56) as u8)
+        State::from_byte((self.0[0] >> 56) as u8 & !TAGGED)
     }
 
     /// Logical port.
@@ -121,10 +125,10 @@ impl Stored {
         self.state() == State::Forward
     }
 
-    /// True if frames have no tags.
+    /// True if that header is without tags.
     #[inline(always)]
-    pub fn is_untagged(self) -> bool {
-        self.0[2] == 0
+    pub fn is_plain(self) -> bool {
+        (self.0[0] >> 56) as u8 == State::Forward as u8
     }
 
     /// Largest network-layer packet, in bytes.
@@ -173,6 +177,36 @@ impl Table {
     /// The same as it is stored.
     #[inline(always)]
     pub fn stored(&self, index: u32) -> Stored {
+        self.reader().stored(index)
+    }
+
+    /// For whoever looks up many.
+    #[inline(always)]
+    pub fn reader(&self) -> Reader<'_> {
+        Reader(&self.0)
+    }
+
+    /// Sets it; called by control alone.
+    pub fn set(&self, index: u32, adjacency: Adjacency) {
+        let Some(slot) = self.0.get((index & !ROUTED) as usize) else { return };
+        let before = slot.version.load(Ordering::Relaxed);
+        slot.version.store(before.wrapping_add(1), Ordering::Relaxed);
+        fence(Ordering::Release);
+        for (word, value) in slot.words.iter().zip(adjacency.words()) {
+            word.store(value, Ordering::Relaxed);
+        }
+        slot.version.store(before.wrapping_add(2), Ordering::Release);
+    }
+}
+
+/// The slots, at hand.
+#[derive(Clone, Copy)]
+pub struct Reader<'a>(&'a [Slot]);
+
+impl Reader<'_> {
+    /// The adjacency at an index, with or without [`ROUTED`], as it is stored; a free one if there is none.
+    #[inline(always)]
+    pub fn stored(self, index: u32) -> Stored {
         let Some(slot) = self.0.get((index & !ROUTED) as usize) else { return Stored([0; 3]) };
         loop {
             let before = slot.version.load(Ordering::Acquire);
@@ -187,18 +221,6 @@ impl Table {
             }
             std::hint::spin_loop();
         }
-    }
-
-    /// Sets it; called by control alone.
-    pub fn set(&self, index: u32, adjacency: Adjacency) {
-        let Some(slot) = self.0.get((index & !ROUTED) as usize) else { return };
-        let before = slot.version.load(Ordering::Relaxed);
-        slot.version.store(before.wrapping_add(1), Ordering::Relaxed);
-        fence(Ordering::Release);
-        for (word, value) in slot.words.iter().zip(adjacency.words()) {
-            word.store(value, Ordering::Relaxed);
-        }
-        slot.version.store(before.wrapping_add(2), Ordering::Release);
     }
 }
 
@@ -230,7 +252,7 @@ mod tests {
             let (front, rest) = stored.macs();
             assert_eq!([&front[..], &rest].concat(), [one.destination, one.source].concat());
             table.set(3, Adjacency { tags: [[0; 4]; 2], ..one });
-            assert_eq!((stored.is_untagged(), table.stored(3).is_untagged()), (false, true));
+            assert_eq!((stored.is_plain(), table.stored(3).is_plain()), (false, state == State::Forward));
         }
         table.set(99, adjacency(1));
     }

@@ -52,13 +52,16 @@ pub enum Hop {
     },
 }
 
+/// The lowest byte of a word that is [`Hop::Forward`].
+const FORWARD: u8 = 1;
+
 impl Hop {
     /// As a word: what it is in the lowest byte, the port or the count behind that, the index in the upper half.
     fn word(self) -> u64 {
         let word = |kind: u64, middle: u16, upper: u32| kind | u64::from(middle) << 8 | u64::from(upper) << 32;
         match self {
             Hop::None => 0,
-            Hop::Forward { adjacency, port } => word(1, port.into(), adjacency),
+            Hop::Forward { adjacency, port } => word(FORWARD.into(), port.into(), adjacency),
             Hop::Glean { port } => word(2, port.into(), 0),
             Hop::Local { port } => word(3, port.into(), 0),
             Hop::Broadcast { port } => word(4, port.into(), 0),
@@ -74,7 +77,7 @@ impl Hop {
     fn from_word(word: u64) -> Hop {
         let (port, count, upper) = ((word >> 8) as u8, (word >> 8) as u16, (word >> 32) as u32);
         match word as u8 {
-            1 => Hop::Forward { adjacency: upper, port },
+            FORWARD => Hop::Forward { adjacency: upper, port },
             2 => Hop::Glean { port },
             3 => Hop::Local { port },
             4 => Hop::Broadcast { port },
@@ -109,6 +112,12 @@ impl Hops {
         self.0.get(index as usize).map_or(Hop::None, |word| Hop::from_word(word.load(Ordering::Acquire)))
     }
 
+    /// For whoever looks up many.
+    #[inline(always)]
+    pub fn reader(&self) -> Reader<'_> {
+        Reader(&self.0)
+    }
+
     /// The hop at an index for a flow of this hash: one of the group, if it is one.
     #[inline]
     pub fn choose(&self, index: u32, hash: u32) -> Hop {
@@ -125,6 +134,19 @@ impl Hops {
     /// Sets it; called by control alone.
     pub fn set(&self, index: u32, hop: Hop) {
         self.0[index as usize].store(hop.word(), Ordering::Release);
+    }
+}
+
+/// The words, at hand.
+#[derive(Clone, Copy)]
+pub struct Reader<'a>(&'a [AtomicU64]);
+
+impl Reader<'_> {
+    /// The adjacency and the port of the hop at an index, if it is by an adjacency.
+    #[inline(always)]
+    pub fn forward(self, index: u32) -> Option<(u32, u8)> {
+        let word = self.0.get(index as usize)?.load(Ordering::Acquire);
+        (word as u8 == FORWARD).then_some(((word >> 32) as u32, (word >> 8) as u8))
     }
 }
 
@@ -150,6 +172,8 @@ mod tests {
         for (index, hop) in (1..).zip(all) {
             hops.set(index, hop);
             assert_eq!(hops.at(index), hop);
+            let forward = hops.reader().forward(index).map(|(adjacency, port)| Hop::Forward { adjacency, port });
+            assert_eq!(forward, Some(hop).filter(|hop| matches!(hop, Hop::Forward { .. })));
         }
         assert_eq!((hops.at(0), hops.at(1000)), (Hop::None, Hop::None));
     }

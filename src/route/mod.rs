@@ -116,11 +116,10 @@ impl Macs {
         self.first.get(usize::from(port)).is_some_and(|first| *first == number(mac))
     }
 
-    /// True for a frame that begins with the port's own.
+    /// By port: its own, the first byte lowest.
     #[inline(always)]
-    pub fn is_for(&self, port: u8, front: [u8; 8]) -> bool {
-        let front = u64::from_le_bytes(front) << 16 >> 16;
-        self.first.get(usize::from(port)).is_some_and(|first| *first == front)
+    pub fn first(&self) -> &[u64] {
+        &self.first
     }
 
     /// True for any of the port's.

@@ -17,7 +17,7 @@ use crate::flow::region::Placement;
 use crate::log::Log;
 use crate::nat::{Draft, Nat};
 use crate::packet::steer::Key;
-use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT, bits};
+use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT};
 use crate::route::Source;
 use crate::route::fib::Capacity;
 use crate::route::router::{self, Router};
@@ -513,9 +513,7 @@ impl Pipeline {
             return;
         }
         let actions = &mut *self.actions;
-        for i in bits(todo) {
-            actions[i] = Action::OPEN;
-        }
+        actions[..batch.len()].fill(Action::OPEN);
         let mut denied = 0;
         for (n, (plan, ..)) in self.flow.iter().enumerate() {
             let asked = todo & !denied;

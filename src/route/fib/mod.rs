@@ -104,17 +104,27 @@ impl Fib {
         }
     }
 
-    /// The hops of the IPv4 addresses of a batch that `mask` names, each in the first four bytes of `address(i)`, as in
-    /// [`Meta`](crate::packet::Meta). Other hops stay as they are.
+    /// The hops of the packets of a batch that `mask` names and that have an IPv4 address, in the first four bytes as in
+    /// [`Meta`](crate::packet::Meta). The packets without one are the result; other hops stay as they are.
     #[inline]
-    pub fn lookup_batch_v4<'a>(&self, mask: Mask, address: impl Fn(usize) -> &'a [u8; 16], hops: &mut [u32; BATCH]) {
-        self.v4.lookup_batch(mask, address, hops);
+    pub fn lookup_batch_v4<'a>(
+        &self,
+        mask: Mask,
+        address: impl Fn(usize) -> Option<&'a [u8; 16]>,
+        hops: &mut [u32; BATCH],
+    ) -> Mask {
+        self.v4.lookup_batch(mask, address, hops)
     }
 
-    /// Likewise of the IPv6 addresses.
+    /// Likewise of those that have an IPv6 address.
     #[inline]
-    pub fn lookup_batch_v6<'a>(&self, mask: Mask, address: impl Fn(usize) -> &'a [u8; 16], hops: &mut [u32; BATCH]) {
-        self.v6.lookup_batch(mask, address, hops);
+    pub fn lookup_batch_v6<'a>(
+        &self,
+        mask: Mask,
+        address: impl Fn(usize) -> Option<&'a [u8; 16]>,
+        hops: &mut [u32; BATCH],
+    ) -> Mask {
+        self.v6.lookup_batch(mask, address, hops)
     }
 }
 

@@ -12,9 +12,10 @@ const LISTS: usize = LONGEST + 2;
 const LAST_LIST: usize = LISTS - 1;
 
 /// Words of a free block: in its first line, neighbors in its list and its size; in its last line, the first.
-const LINKS: usize = 0;
-const SIZE: usize = 1;
-const FIRST: usize = 2;
+const BEFORE: usize = 0;
+const NEXT: usize = 1;
+const SIZE: usize = 2;
+const FIRST: usize = 3;
 
 /// No block: line 0 is the root's.
 const NONE: u32 = 0;
@@ -66,7 +67,7 @@ impl Space {
         self.free += size;
         let (mut first, mut size) = (block, size);
         if self.is_edge(first as usize - 1) {
-            let before = trie.free_word(first as usize - 1, FIRST) as u32;
+            let before = trie.free_word(first as usize - 1, FIRST);
             size += self.unlink(trie, before);
             first = before;
         }
@@ -92,9 +93,9 @@ impl Space {
             set_links(trie, next, block, links(trie, next).1);
         }
         set_links(trie, block, NONE, next);
-        trie.set_free_word(block as usize, SIZE, size as u64);
+        trie.set_free_word(block as usize, SIZE, size as u32);
         let last = block as usize + size - 1;
-        trie.set_free_word(last, FIRST, u64::from(block));
+        trie.set_free_word(last, FIRST, block);
         self.mark(block as usize, true);
         self.mark(last, true);
         self.lists[list] = block;
@@ -121,12 +122,12 @@ impl Space {
 }
 
 fn links(trie: &Trie, block: u32) -> (u32, u32) {
-    let links = trie.free_word(block as usize, LINKS);
-    (links as u32, (links >> 32) as u32)
+    (trie.free_word(block as usize, BEFORE), trie.free_word(block as usize, NEXT))
 }
 
 fn set_links(trie: &Trie, block: u32, before: u32, next: u32) {
-    trie.set_free_word(block as usize, LINKS, u64::from(before) | u64::from(next) << 32);
+    trie.set_free_word(block as usize, BEFORE, before);
+    trie.set_free_word(block as usize, NEXT, next);
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ fn assert_same(writer: &FibWriter, twin: &Twin, addresses: &[IpAddr]) {
             let mut hops = [u32::MAX; BATCH];
             // Every third is not asked for.
             let mask = 0x6db6_db6d_b6db_6db6 & (Mask::MAX >> (BATCH - batch.len()));
-            let address = |i: usize| &bytes[i];
+            let address = |i: usize| Some(&bytes[i]);
             if v4 {
                 fib.lookup_batch_v4(mask, address, &mut hops);
             } else {
@@ -301,8 +301,8 @@ fn readers_never_miss_what_stays() {
                             .fold(0, |mask, i| mask | 1u64 << i);
                         let v6 = !v4 & Mask::MAX >> (BATCH - batch.len());
                         let mut hops = [0; BATCH];
-                        fib.lookup_batch_v4(v4, |i| &bytes[i], &mut hops);
-                        fib.lookup_batch_v6(v6, |i| &bytes[i], &mut hops);
+                        fib.lookup_batch_v4(v4, |i| Some(&bytes[i]), &mut hops);
+                        fib.lookup_batch_v6(v6, |i| Some(&bytes[i]), &mut hops);
                         for (i, (address, hop)) in batch.iter().enumerate() {
                             let found = hops[i];
                             assert!(found == *hop || found & 1 != 0, "{address} led to {found}, not {hop}");

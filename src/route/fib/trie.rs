@@ -2,16 +2,16 @@
 //!
 //! The first byte of an address selects a slot of the **top**, which has the hop of the longest prefix of up to 8 bits, and
 //! whether there are longer ones. If so, the first 16 bits select a slot of the **root**, and from there on there is a **node** per 8
-//! bits: 256 slots, in which neighbors within the same prefixes are one *run*. A node is a block of consecutive lines: which slots begin a run (4 words of 64 bits), runs before
-//! each of these words (4 bytes), the hop of the slot above (the *cover*), and an entry of 32 bits per run, of which the first
-//! six are on the line itself. An entry is a hop, a node further down, or nothing: then the cover counts, or the one above it. So
+//! bits: 256 slots, in which neighbors within the same prefixes are one *run*. A node is a block of consecutive lines: which
+//! slots begin a run (8 words of 32 bits), runs before each of these words (8 bytes), the hop of the slot above (the *cover*),
+//! and an entry of 32 bits per run, of which the first five are on the line itself. An entry is a hop, a node further down, or nothing: then the cover counts, or the one above it. So
 //! a change, however short its prefix, touches 256 places at most.
 //!
 //! Words are atomics that one writer stores to. What a reader can reach is whole at any time: a node is built aside and appears by
 //! one store. Entries and covers change in place, each by itself, so that every address has its old or its new hop.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytemuck::Zeroable;
 
@@ -29,8 +29,8 @@ pub(super) const PER_LINE: usize = 16;
 pub(super) const SLOTS: usize = 256;
 /// Positions in a node, in entries: the runs before each word, the cover, the first run.
 const BEFORE: usize = 8;
-const COVER: usize = 9;
-const RUNS: usize = 10;
+const COVER: usize = 10;
+const RUNS: usize = 11;
 /// Slots of the root, and of the top.
 pub(super) const ROOT: usize = 1 << 16;
 pub(super) const TOP: usize = 1 << 8;
@@ -48,7 +48,7 @@ pub(super) const fn lines_for(runs: usize) -> usize {
 
 #[derive(Debug, Zeroable)]
 #[repr(C, align(64))]
-struct Line([AtomicU64; 8]);
+struct Line([AtomicU32; PER_LINE]);
 
 /// One family's table.
 #[derive(Debug)]
@@ -73,139 +73,138 @@ impl Trie {
         self.lines.hugepages()
     }
 
-    #[inline(always)]
-    fn word(&self, at: usize) -> u64 {
-        // Acquire: what an entry leads to is whole.
-        self.lines[at / 8].0[at % 8].load(Ordering::Acquire)
-    }
-
     /// The entry at a position counted in entries.
     #[inline(always)]
     fn entry(&self, at: usize) -> u32 {
-        (self.word(at / 2) >> (at % 2 * 32)) as u32
+        // Acquire: what an entry leads to is whole.
+        self.lines[at / PER_LINE].0[at % PER_LINE].load(Ordering::Acquire)
     }
 
+    /// The root and the top, where a slot needs no looking whether it is there.
     #[inline(always)]
-    fn top(address: &[u8; 16]) -> usize {
-        TOP_LINE * PER_LINE + usize::from(address[0])
+    fn front(&self) -> (&[Line; TOP_LINE], &[Line; FIRST_LINE - TOP_LINE]) {
+        let front = self.lines.split_first_chunk().and_then(|(root, rest)| Some((root, rest.first_chunk()?)));
+        front.expect("no table is shorter")
     }
 
+    /// What the first two bytes say: the hop of the longest prefix of up to 16 bits, or the node that knows more.
     #[inline(always)]
-    fn root(address: &[u8; 16]) -> usize {
-        usize::from(u16::from_be_bytes([address[0], address[1]]))
+    fn begin((root, top): (&[Line; TOP_LINE], &[Line; FIRST_LINE - TOP_LINE]), address: &[u8; 16]) -> (u32, u32) {
+        let at = |lines: &[Line], slot: usize| lines[slot / PER_LINE].0[slot % PER_LINE].load(Ordering::Acquire);
+        let short = at(top, address[0].into());
+        if short & NODE == 0 {
+            return (short, 0);
+        }
+        (short & !NODE, at(root, u16::from_be_bytes([address[0], address[1]]).into()))
     }
 
-    /// Where the entry of a slot of the node at `line` is, and the node's cover.
+    /// Where the entry of a slot of the node at `line` is, counted from the node's first, and the node's cover.
     #[inline(always)]
-    fn run(&self, line: u32, slot: u8) -> (usize, u32) {
-        let line = line as usize;
-        let words = &self.lines[line].0;
-        let (word, bit) = (usize::from(slot >> 6), u32::from(slot & 63));
-        let counts = words[BEFORE / 2].load(Ordering::Acquire);
-        let before = (counts >> (8 * word)) as usize & 0xff;
-        let among = arch::ones(words[word].load(Ordering::Acquire) << (63 - bit)) as usize;
-        (line * PER_LINE + RUNS - 1 + before + among, (counts >> 32) as u32)
+    fn run(words: &[AtomicU32; PER_LINE], slot: u8) -> (usize, u32) {
+        let (word, bit) = (usize::from(slot >> 5), u32::from(slot & 31));
+        let counts = words[BEFORE + word / 4].load(Ordering::Acquire);
+        let before = (counts >> (8 * (word % 4))) as usize & 0xff;
+        let among = arch::ones(u64::from(words[word].load(Ordering::Acquire) << (31 - bit))) as usize;
+        (RUNS - 1 + before + among, words[COVER].load(Ordering::Acquire))
     }
 
     /// The hop of an address, 0 if no prefix covers it. An IPv4 address is the first four bytes.
     #[inline]
     pub(super) fn lookup(&self, address: &[u8; 16]) -> u32 {
-        let top = self.entry(Trie::top(address));
-        if top & NODE == 0 {
-            return top;
-        }
-        let mut hop = top & !NODE;
-        let mut entry = self.entry(Trie::root(address));
+        let (mut hop, mut entry) = Trie::begin(self.front(), address);
         for slot in &address[2..] {
             if entry & NODE == 0 {
                 break;
             }
-            let (at, cover) = self.run(entry & !NODE, *slot);
+            let line = (entry & !NODE) as usize;
+            let (at, cover) = Trie::run(&self.lines[line].0, *slot);
             hop = if cover == 0 { hop } else { cover };
-            entry = self.entry(at);
+            entry = self.entry(line * PER_LINE + at);
         }
         if entry == 0 { hop } else { entry }
     }
 
-    /// The same for the addresses of a batch that `mask` names: level by level, so that the lines they need are under way at once.
+    /// The same for the packets of a batch that `mask` names and that have an address; the others are the result. Level by
+    /// level, so that the lines they need are under way at once.
     #[inline(always)]
     pub(super) fn lookup_batch<'a>(
         &self,
         mask: Mask,
-        address: impl Fn(usize) -> &'a [u8; 16],
+        address: impl Fn(usize) -> Option<&'a [u8; 16]>,
         hops: &mut [u32; BATCH],
-    ) {
+    ) -> Mask {
+        let (lines, front) = (&*self.lines, self.front());
+        // The node a packet is at, or the entry.
         let mut places = [0usize; BATCH];
-        let (mut under_way, mut further): (Mask, Mask) = (0, 0);
+        let (mut under_way, mut others): (Mask, Mask) = (0, 0);
         for i in bits(mask) {
-            let address = address(i);
-            let top = self.entry(Trie::top(address));
-            hops[i] = top & !NODE;
-            if top & NODE != 0 {
-                arch::prefetch(&self.lines[Trie::root(address) / PER_LINE]);
-                under_way |= 1 << i;
-            }
+            let Some(address) = address(i) else {
+                others |= 1 << i;
+                continue;
+            };
+            let (hop, entry) = Trie::begin(front, address);
+            hops[i] = hop;
+            under_way |= step(lines, entry, &mut places[i], &mut hops[i], i);
         }
-        for i in bits(under_way) {
-            let entry = self.entry(Trie::root(address(i)));
-            further |= self.step(i, entry, &mut places, hops);
-        }
-        under_way = further;
         let mut depth = 2;
         while under_way != 0 && depth < 16 {
+            let (mut further, mut behind): (Mask, Mask) = (0, 0);
             for i in bits(under_way) {
-                let (at, cover) = self.run(places[i] as u32, address(i)[depth]);
+                let Some(address) = address(i) else { continue };
+                let Some(Line(words)) = lines.get(places[i]) else { continue };
+                let (at, cover) = Trie::run(words, address[depth]);
                 hops[i] = if cover == 0 { hops[i] } else { cover };
-                places[i] = at;
-                if let Some(line) = self.lines.get(at / PER_LINE) {
+                if let Some(entry) = words.get(at) {
+                    further |= step(lines, entry.load(Ordering::Acquire), &mut places[i], &mut hops[i], i);
+                    continue;
+                }
+                places[i] = places[i] * PER_LINE + at;
+                if let Some(line) = lines.get(places[i] / PER_LINE) {
                     arch::prefetch(line);
                 }
+                behind |= 1 << i;
             }
-            let mut further = 0;
-            for i in bits(under_way) {
+            for i in bits(behind) {
                 let entry = self.entry(places[i]);
-                further |= self.step(i, entry, &mut places, hops);
+                further |= step(lines, entry, &mut places[i], &mut hops[i], i);
             }
             under_way = further;
             depth += 1;
         }
+        others
     }
+}
 
-    /// What an entry says of packet `i`: its bit if there is a node to go to.
-    #[inline(always)]
-    fn step(&self, i: usize, entry: u32, places: &mut [usize; BATCH], hops: &mut [u32; BATCH]) -> Mask {
-        let line = (entry & !NODE) as usize;
-        if entry & NODE == 0 {
-            hops[i] = if entry == 0 { hops[i] } else { entry };
-            return 0;
-        }
-        places[i] = line;
-        if let Some(line) = self.lines.get(line) {
-            arch::prefetch(line);
-        }
-        1 << i
+/// What an entry says of packet `i`: its bit if there is a node to go to.
+#[inline(always)]
+fn step(lines: &[Line], entry: u32, place: &mut usize, hop: &mut u32, i: usize) -> Mask {
+    if entry & NODE == 0 {
+        *hop = if entry == 0 { *hop } else { entry };
+        return 0;
     }
+    *place = (entry & !NODE) as usize;
+    if let Some(line) = lines.get(*place) {
+        arch::prefetch(line);
+    }
+    1 << i
 }
 
 /// The writer's side. There is one writer, so that a word may be read, changed and stored.
 impl Trie {
     pub(super) fn put(&self, at: usize, value: u32) {
-        let old = self.word(at / 2);
-        let shift = at % 2 * 32;
-        let new = old & !(0xffff_ffff << shift) | u64::from(value) << shift;
-        if new != old {
+        if self.entry(at) != value {
             // Release: what the entry leads to is whole.
-            self.lines[at / 16].0[at / 2 % 8].store(new, Ordering::Release);
+            self.lines[at / PER_LINE].0[at % PER_LINE].store(value, Ordering::Release);
         }
     }
 
     /// The word at a position of a free block.
-    pub(super) fn free_word(&self, line: usize, word: usize) -> u64 {
+    pub(super) fn free_word(&self, line: usize, word: usize) -> u32 {
         self.lines[line].0[word].load(Ordering::Relaxed)
     }
 
     /// Changes it.
-    pub(super) fn set_free_word(&self, line: usize, word: usize, value: u64) {
+    pub(super) fn set_free_word(&self, line: usize, word: usize, value: u32) {
         self.lines[line].0[word].store(value, Ordering::Relaxed);
     }
 
@@ -223,7 +222,7 @@ impl Trie {
     }
 
     pub(super) fn run_at(&self, line: u32, slot: u8) -> usize {
-        self.run(line, slot).0
+        line as usize * PER_LINE + Trie::run(&self.lines[line as usize].0, slot).0
     }
 
     pub(super) fn value(&self, at: usize) -> u32 {
@@ -232,20 +231,25 @@ impl Trie {
 
     /// Which slots of a node begin a run.
     pub(super) fn starts(&self, line: u32) -> Starts {
-        std::array::from_fn(|word| self.word(line as usize * 8 + word))
+        let half = |word: usize| u64::from(self.entry(line as usize * PER_LINE + word));
+        std::array::from_fn(|word| half(2 * word) | half(2 * word + 1) << 32)
     }
 
     /// Makes a node of a block that no reader can reach. `entries` holds the entry of each slot.
     pub(super) fn build(&self, line: u32, starts: &Starts, cover: u32, entries: &[u32; SLOTS]) {
         let at = line as usize * PER_LINE;
         let mut before = 0;
-        let mut counts = 0;
-        for (word, starts) in starts.iter().enumerate() {
-            self.set_free_word(line as usize, word, *starts);
-            counts |= before << (8 * word);
-            before += starts.count_ones();
+        let mut counts = [0; 8];
+        let halves = starts.iter().flat_map(|starts| [*starts as u32, (starts >> 32) as u32]);
+        for (word, (half, count)) in halves.zip(&mut counts).enumerate() {
+            self.set_free_word(line as usize, word, half);
+            // No more than 224, whatever the last word has.
+            *count = before as u8;
+            before += half.count_ones();
         }
+        let [counts, more] = bytemuck::cast::<[u8; 8], [u32; 2]>(counts).map(u32::from_le);
         self.put(at + BEFORE, counts);
+        self.put(at + BEFORE + 1, more);
         self.put(at + COVER, cover);
         self.fill(line, starts, entries);
     }

@@ -34,14 +34,27 @@ impl Arrival {
     /// Looks at all live packets; what is for control leaves for the box itself at once.
     #[inline]
     pub fn process(&self, batch: &mut Batch) {
+        // Those that decode read at a glance have neither tags nor options, and are TCP or UDP.
+        let mut closer = batch.live & batch.uncommon;
+        let macs = self.routing.macs.first();
+        for i in bits(batch.live & !batch.uncommon) {
+            closer |= Mask::from(!is_for(macs, batch.metas[i].port, &batch.frames[i])) << i;
+        }
+        if closer != 0 {
+            self.look(closer, batch);
+        }
+    }
+
+    #[inline(never)]
+    fn look(&self, closer: Mask, batch: &mut Batch) {
         let mut own: Mask = 0;
-        for i in bits(batch.live) {
+        for i in bits(closer) {
             let (frame, meta) = (&batch.frames[i], &mut batch.metas[i]);
             if meta.port == SELF_PORT {
                 own |= 1 << i;
                 continue;
             }
-            match self.look(frame, meta) {
+            match self.look_closer(frame, meta) {
                 Ok(true) => {}
                 Ok(false) => {
                     meta.out = SELF_PORT;
@@ -61,24 +74,12 @@ impl Arrival {
     }
 
     /// True if stages are to see the packet, false if it is for control.
-    #[inline(always)]
-    fn look(&self, frame: &Frame, meta: &Meta) -> Result<bool, (Drops, Answer)> {
-        let Some(front) = frame.bytes().first_chunk::<8>() else {
+    fn look_closer(&self, frame: &Frame, meta: &Meta) -> Result<bool, (Drops, Answer)> {
+        let Some(&station) = frame.bytes().first_chunk::<6>() else {
             return Err((Drops::OtherStation, Answer::Nothing));
         };
-        let for_us = self.routing.macs.is_for(meta.port, *front);
-        let plain = meta.any(flag::IPV4 | flag::IPV6) && !meta.has(flag::OPTIONS) && meta.proto != protocol::ICMPV6;
-        if for_us && plain {
-            return Ok(true);
-        }
-        let [a, b, c, d, e, f, ..] = *front;
-        self.look_closer(frame, meta, [a, b, c, d, e, f], for_us)
-    }
-
-    #[cold]
-    fn look_closer(&self, frame: &Frame, meta: &Meta, station: [u8; 6], first: bool) -> Result<bool, (Drops, Answer)> {
         let group = station[0] & 1 != 0;
-        if !first && !group && !self.routing.macs.is_one(meta.port, station) {
+        if !group && !self.routing.macs.is_one(meta.port, station) {
             return Err((Drops::OtherStation, Answer::Nothing));
         }
         if !meta.any(flag::IPV4 | flag::IPV6) {
@@ -145,6 +146,13 @@ impl Arrival {
             batch.leave(1 << i);
         }
     }
+}
+
+/// True if a frame is for the first MAC address of its port, which the box's own ([`SELF_PORT`]) has none of.
+#[inline(always)]
+fn is_for(macs: &[u64], port: u8, frame: &Frame) -> bool {
+    let (Some(front), Some(mac)) = (frame.bytes().first_chunk(), macs.get(usize::from(port))) else { return false };
+    (u64::from_le_bytes(*front) ^ mac) << 16 == 0
 }
 
 /// True if a packet is for a group of hosts.

@@ -42,24 +42,36 @@ const LOOK: [bool; 256] = {
     look
 };
 
+/// True if routes decide, as far as a glance tells.
+#[inline(always)]
+pub fn is_plain(meta: &Meta) -> bool {
+    match meta.flags & flag::IPV4 != 0 {
+        true => is_plain_v4(&meta.src) && is_plain_v4(&meta.dst),
+        false => is_plain_v6(&meta.src) && is_plain_v6(&meta.dst),
+    }
+}
+
+/// Most of 192/8 and 169/8 is like any other.
+#[inline(always)]
+fn is_plain_v4(address: &[u8; 16]) -> bool {
+    let [a, b, c, ..] = *address;
+    !LOOK[usize::from(a)] || (a == 192 && [b, c] != [0, 0]) || (a == 169 && b != 254)
+}
+
+/// Global unicast but for 2001::/24, which is looked at more closely, and unique local (RFC 4193).
+#[inline(always)]
+fn is_plain_v6(address: &[u8; 16]) -> bool {
+    let [a, b, c, ..] = *address;
+    matches!(a, 0x20..=0x3f | 0xfc | 0xfd) && [a, b, c] != [0x20, 0x01, 0x00]
+}
+
 /// What kind of addresses these are.
 #[inline]
 pub fn kind(meta: &Meta) -> Kind {
-    if meta.has(flag::IPV4) {
-        if !LOOK[usize::from(meta.src[0])] && !LOOK[usize::from(meta.dst[0])] {
-            return Kind::Plain;
-        }
-        // Most of 192/8 and 169/8 is like any other.
-        let plain = |[a, b, c, ..]: [u8; 16]| match a {
-            192 => b != 0 || c != 0,
-            169 => b != 254,
-            _ => !LOOK[usize::from(a)],
-        };
-        if plain(meta.src) && plain(meta.dst) { Kind::Plain } else { special_v4(meta) }
-    } else {
-        // Global unicast, and unique local (RFC 4193).
-        let plain = |address: &[u8; 16]| matches!(address[0], 0x20..=0x3f | 0xfc | 0xfd);
-        if plain(&meta.src) && plain(&meta.dst) { Kind::Plain } else { special_v6(meta) }
+    match meta.has(flag::IPV4) {
+        _ if is_plain(meta) => Kind::Plain,
+        true => special_v4(meta),
+        false => special_v6(meta),
     }
 }
 
@@ -177,6 +189,10 @@ mod tests {
             ("fe80::1", "2001:db8::2", Kind::LinkSource),
             ("2001:db8::1", "fe80::2", Kind::LinkDestination),
             ("64:ff9b::1", "2001:db8::2", Kind::Plain),
+            // Deprecated identifiers (RFC 4843), and their neighbors that are forwarded (RFC 4380, RFC 7343).
+            ("2001:10::1", "2001:db8::2", Kind::BadSource),
+            ("2001:db8::1", "2001:1f::1", Kind::BadDestination),
+            ("2001::1", "2001:20::1", Kind::Plain),
         ] {
             assert_eq!(of(source, destination), kind, "{source} > {destination}");
         }

@@ -141,6 +141,23 @@ struct Judge {
 type Way = (u32, u8);
 
 impl Judge {
+    /// The hops of addresses; what has none, because it is not IP, is the result.
+    #[inline(always)]
+    fn look_up(
+        &self,
+        todo: Mask,
+        facts: &[Meta; BATCH],
+        address: impl Fn(&Meta) -> &[u8; 16],
+        hops: &mut [u32; BATCH],
+    ) -> Mask {
+        let fib = &self.routing.fib;
+        let of = |i: usize, family: u16| (facts[i].flags & family != 0).then(|| address(&facts[i]));
+        match fib.lookup_batch_v4(todo, |i| of(i, flag::IPV4), hops) {
+            0 => 0,
+            others => fib.lookup_batch_v6(others, |i| of(i, flag::IPV6), hops),
+        }
+    }
+
     /// All that is not the common case, a packet that routes alone decide about and one hop takes.
     #[inline(never)]
     fn decide(&self, meta: &Meta, hop: u32, source: u32) -> Result<Way, Drops> {
@@ -244,37 +261,24 @@ const ECMP: Key = Key([0x6a09_e667_f3bc_c908, 0xbb67_ae85_84ca_a73b, 0x3c6e_f372
 
 impl FlowPlan for Judge {
     fn judge(&self, todo: Mask, facts: &mut [Meta; BATCH], actions: &mut [Action; BATCH]) -> Mask {
-        let (mut v4, mut v6): (Mask, Mask) = (0, 0);
-        for i in bits(todo) {
-            let flags = facts[i].flags;
-            v4 |= Mask::from(flags & flag::IPV4 != 0) << i;
-            v6 |= Mask::from(flags & flag::IPV6 != 0) << i;
-        }
         let (mut hops, mut sources) = ([0; BATCH], [0; BATCH]);
-        let fib = &self.routing.fib;
-        if v4 != 0 {
-            fib.lookup_batch_v4(v4, |i| &facts[i].dst, &mut hops);
-        }
-        if v6 != 0 {
-            fib.lookup_batch_v6(v6, |i| &facts[i].dst, &mut hops);
-        }
+        let mut denied = self.look_up(todo, facts, |meta| &meta.dst, &mut hops);
         if self.checked {
-            fib.lookup_batch_v4(v4, |i| &facts[i].src, &mut sources);
-            fib.lookup_batch_v6(v6, |i| &facts[i].src, &mut sources);
+            self.look_up(todo, facts, |meta| &meta.src, &mut sources);
         }
-        let mut denied = todo & !(v4 | v6);
         for i in bits(denied) {
             // Arrival has taken out whatever else there is.
             actions[i].deny(self.reasons.at(Drops::NoRoute), NO_RULE);
         }
-        for i in bits(v4 | v6) {
+        let (words, checked) = (self.routing.hops.reader(), self.checked);
+        for i in bits(todo & !denied) {
             let meta = &facts[i];
-            if let Hop::Forward { adjacency, port } = self.routing.hops.at(hops[i])
-                && !self.checked
+            if let Some((adjacency, out)) = words.forward(hops[i])
+                && !checked
                 && meta.port != SELF_PORT
-                && martian::kind(meta) == Kind::Plain
+                && martian::is_plain(meta)
             {
-                (actions[i].adjacency, actions[i].out) = (ROUTED | adjacency, port);
+                (actions[i].adjacency, actions[i].out) = (ROUTED | adjacency, out);
                 continue;
             }
             match self.decide(&facts[i], hops[i], sources[i]) {
