@@ -4,6 +4,7 @@
 //! ever reads anything but such a set. Labels live beside the numbers, never in them: the same layout names the words in
 //! `show`, in metrics and in the reference.
 
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -85,6 +86,8 @@ lines! {
         UnknownVlan = "unknown-vlan",
         /// It was between two workers, or held, when flowgate stopped.
         Stopping = "stopping",
+        /// Dropped for reasons of an earlier config, which the one that runs now does not have.
+        Former = "former",
     }
 }
 
@@ -253,6 +256,30 @@ impl Layout {
 
 fn label(scope: &str, name: &str, unit: Unit, doc: &str) -> Label {
     Label { scope: scope.to_owned(), name: name.to_owned(), unit, doc: doc.to_owned() }
+}
+
+/// Which words of an old layout go on as which of a new one: those with the same scope, name and unit.
+#[derive(Clone, Debug, Default)]
+pub struct Carry {
+    /// Indices of reasons, old and new.
+    pub reasons: Vec<(u32, u32)>,
+    /// Indices of counters, old and new.
+    pub counters: Vec<(u32, u32)>,
+}
+
+impl Carry {
+    /// From one layout to another.
+    pub fn new(old: &Layout, new: &Layout) -> Carry {
+        let pairs = |old: &[Label], new: &[Label]| {
+            let name = |label: &Label| (label.scope.clone(), label.name.clone(), label.unit as u8);
+            // Several with one name, as a rule's packets and flows, keep their order.
+            let mut known = HashMap::<_, VecDeque<u32>>::new();
+            (0..).zip(old).for_each(|(at, label)| known.entry(name(label)).or_default().push_back(at));
+            let found = (0..).zip(new).filter_map(|(at, label)| Some((known.get_mut(&name(label))?.pop_front()?, at)));
+            found.collect()
+        };
+        Carry { reasons: pairs(&old.reasons, &new.reasons), counters: pairs(&old.counters, &new.counters) }
+    }
 }
 
 /// A worker's counters: plain words, written by it alone.

@@ -31,10 +31,13 @@ use crate::stage::{Cx, Depth, Row};
 use crate::stats::{Account, Engine, Published, Reason, Sheet};
 use crate::wire::ethernet::{Ethernet, Rewrite};
 
+mod adopt;
 mod cut;
 mod fragments;
 mod hold;
 mod own;
+
+pub use adopt::Next;
 
 use fragments::Following;
 use hold::Holding;
@@ -96,6 +99,8 @@ pub enum Question {
     },
     /// The next of the flows that are meant.
     Visit(Visit),
+    /// To go on with another pipeline; the answer has what was replaced.
+    Adopt(Box<Next>),
 }
 
 /// Where control asks a worker, and the worker answers.
@@ -216,6 +221,8 @@ pub struct Worker<I: Io, O: Observer = ()> {
     asks: bool,
     /// Whose a packet is where addresses are translated.
     steering: Option<Arc<Steering>>,
+    /// Where counters go from now on, if that has changed.
+    newly_published: Option<Arc<Published>>,
 }
 
 /// The worker of `workers` that owns a packet whose hash is known and, of a fragment, whose datagram's facts.
@@ -234,17 +241,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let blueprint = &setup.blueprint;
         let devices =
             blueprint.carriers.iter().enumerate().filter(|(at, carrier)| *at == usize::from(**carrier)).count();
-        let relay = blueprint.relay.as_ref().filter(|_| !O::LISTENS);
-        let mtu = |port: u8| setup.mtus[usize::from(port)];
-        // What passes unread is not measured either: only a port that takes whatever the other can receive will do.
-        let passes = |port: u8, out: u8| io.transmits(out) && mtu(port) <= mtu(out) && setup.strip & (1 << port) == 0;
-        let receive = (0..devices as u8)
-            .filter(|port| io.receives(*port))
-            .map(|port| {
-                let relay = relay.map(|relay| relay[usize::from(port)]);
-                (port, relay.filter(|(out, _)| passes(port, *out)))
-            })
-            .collect();
+        let receive = (0..devices as u8).filter(|port| io.receives(*port)).map(|port| (port, None)).collect();
         // Who owns a packet is decided by its ports too.
         let steered = setup.handoff.is_some() && blueprint.depth >= Depth::L3;
         let depth = if steered || blueprint.follows { Depth::L4 } else { blueprint.depth };
@@ -259,7 +256,8 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let asks = blueprint.asks;
         let errors = Bucket::new(routed.as_ref().map_or(0, |routed| routed.errors), blueprint.workers);
         let workers = setup.handoff.as_ref().map_or(0, |handoff| handoff.to.len());
-        Worker {
+        let relay = blueprint.relay.clone();
+        let mut worker = Worker {
             observer,
             pipeline: blueprint.start(setup.index, setup.tables, setup.key, steered),
             key: setup.key,
@@ -289,8 +287,27 @@ impl<I: Io, O: Observer> Worker<I, O> {
             presence,
             asks,
             steering: blueprint.nat.as_ref().map(|nat| nat.steering.clone()),
+            newly_published: None,
             io,
+        };
+        worker.relay_by(relay.as_deref());
+        worker
+    }
+
+    /// Lets what is not read leave as soon as it comes, where all frames of a port leave by one other.
+    fn relay_by(&mut self, relay: Option<&[(u8, Rewrite)]>) {
+        let relay = relay.filter(|_| !O::LISTENS);
+        for at in 0..self.receive.len() {
+            let port = self.receive[at].0;
+            let relay = relay.map(|relay| relay[usize::from(port)]);
+            self.receive[at].1 = relay.filter(|(out, _)| self.passes_unread(port, *out));
         }
+    }
+
+    /// What passes unread is not measured either: only a port that takes whatever the other can receive will do.
+    fn passes_unread(&self, port: u8, out: u8) -> bool {
+        let mtu = |port: u8| self.mtus[usize::from(port)];
+        self.io.transmits(out) && mtu(port) <= mtu(out) && self.strip & (1 << port) == 0
     }
 
     /// Its counters, complete after each turn.
@@ -761,6 +778,10 @@ impl<I: Io, O: Observer> Worker<I, O> {
                     true
                 }
                 Question::Visit(visit) => self.pipeline.visit(visit, &mut cx),
+                Question::Adopt(next) => {
+                    self.adopt(next);
+                    true
+                }
             };
             // Never full: there are no more answers than asks, and as much room for them.
             let _ = mailbox.answers.push(ask);
@@ -812,10 +833,11 @@ pub fn run<I: Io, O: Observer>(
     worker: &mut Worker<I, O>,
     clock: &Clock,
     signals: &Signals,
-    published: &Published,
+    published: &Arc<Published>,
     mailbox: &Mailbox,
     yields: bool,
 ) {
+    let mut published = published.clone();
     let mut upkeep_at = 0;
     let mut now = 0;
     let mut turns: u64 = 0;
@@ -838,6 +860,9 @@ pub fn run<I: Io, O: Observer>(
         if (turns.is_multiple_of(TURNS) || handled == 0) && now >= upkeep_at {
             upkeep_at = now + UPKEEP;
             worker.housekeep(now, mailbox);
+            if let Some(newly) = worker.newly_published.take() {
+                published = newly;
+            }
             published.publish(&worker.sheet);
         }
     }

@@ -207,6 +207,16 @@ impl Limits {
         })
     }
 
+    /// True if the other limits the same flows alike, so that what was counted here may stay.
+    pub fn is_same(&self, other: &Limits) -> bool {
+        let rules = |limits: &Limits| limits.rules.iter().map(|rule| (rule.slot, rule.whole, rule.each)).collect::<Vec<_>>();
+        self.prefixes == other.prefixes
+            && self.source == other.source
+            && self.of_rule == other.of_rule
+            && rules(self) == rules(other)
+            && self.sources.memory() == other.sources.memory()
+    }
+
     /// True if there is any limit.
     pub fn any(&self) -> bool {
         self.source.is_some() || !self.rules.is_empty()

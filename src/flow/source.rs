@@ -16,7 +16,7 @@ pub struct Source {
 }
 
 /// How much of a source address counts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefixes {
     v4: u128,
     v6: u128,

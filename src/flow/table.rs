@@ -523,8 +523,8 @@ impl<E: Entry> Table<E> {
     }
 
     /// Lets flows count against limits from now on.
-    pub fn keep_ledger(&mut self, ledger: Ledger) {
-        self.ledger = Some(ledger);
+    pub fn keep_ledger(&mut self, ledger: impl Into<Option<Ledger>>) {
+        self.ledger = ledger.into();
     }
 
     /// Notes where a flow is counted, until it ends.

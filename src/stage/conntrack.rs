@@ -294,6 +294,8 @@ pub struct Around {
     pub generation: u16,
     /// The first of the present rules.
     pub rules_since: u16,
+    /// How often the worker has gone on with other rules.
+    pub adopted: u32,
     /// Limits on flows, if there are any.
     pub limits: Option<Arc<Limits>>,
 }
@@ -303,9 +305,17 @@ const ROUTED_FROM: u16 = 2;
 const ROUTED: u16 = u16::MAX - ROUTED_FROM;
 
 impl Around {
+    /// These are the rules after those of `former`: whatever was admitted so far is judged again.
+    pub fn succeed(&mut self, former: &Around, changes: u32) {
+        self.adopted = former.adopted.wrapping_add(1);
+        self.rules_since = 0;
+        self.routed(changes);
+    }
+
     /// Routes have been changed so many times.
     #[inline]
     pub fn routed(&mut self, changes: u32) {
+        let changes = changes.wrapping_add(self.adopted);
         self.generation = ROUTED_FROM + (changes % u32::from(ROUTED)) as u16;
         if self.rules_since < ROUTED_FROM {
             self.rules_since = self.generation;
@@ -341,6 +351,7 @@ mod tests {
             mid_stream: false,
             generation: 1,
             rules_since: 1,
+            adopted: 0,
             limits: None,
         }
     }
@@ -356,6 +367,24 @@ mod tests {
         around.rules_since = around.generation;
         around.routed(9);
         assert!(!around.only_routes_changed(first) && !around.only_routes_changed(0) && !around.only_routes_changed(1));
+    }
+
+    #[test]
+    fn rules_that_follow_others_have_a_generation_of_their_own() {
+        for changes in [None, Some(7)] {
+            let mut former = around();
+            changes.into_iter().for_each(|changes| former.routed(changes));
+            for _ in 0..3 {
+                let mut next = around();
+                next.succeed(&former, changes.unwrap_or_default());
+                assert!(next.generation != former.generation && !next.only_routes_changed(former.generation));
+                let rules = next.generation;
+                changes.into_iter().for_each(|changes| next.routed(changes + 1));
+                assert!(changes.is_none() || next.only_routes_changed(rules));
+                changes.into_iter().for_each(|changes| next.routed(changes));
+                former = next;
+            }
+        }
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! after which only the fresh go on; the flow stages' judging and committing; `apply`; then the other packet stages.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::config::names::Names;
 use crate::config::names::PortName;
@@ -18,7 +19,7 @@ use crate::log::Log;
 use crate::nat::{Draft, Nat};
 use crate::packet::steer::Key;
 use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT};
-use crate::route::Source;
+use crate::route::{Route, Source};
 use crate::route::fib::Capacity;
 use crate::route::router::{self, Router};
 use crate::route::vlan::Vlans;
@@ -72,6 +73,8 @@ pub struct Blueprint {
     pub nat: Option<Nat>,
     /// Control's side of routing, if packets are routed.
     pub router: Option<Arc<Mutex<Router>>>,
+    /// The routes of the file.
+    pub statics: Arc<[Route]>,
     /// The first look at packets, if they are routed.
     arrival: Option<Arrival>,
 }
@@ -100,6 +103,17 @@ pub mod port_counter {
 /// Compiles a config's pipeline for a number of workers. `macs` are the MAC addresses of ports with a device where they are
 /// known (by port index; may be shorter); a VLAN has its parent's. All mistakes are reported, not only the first.
 pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Result<Blueprint, Vec<Mistake>> {
+    compile_after(None, config, workers, macs)
+}
+
+/// Compiles a pipeline that takes the place of a running one: it routes by the same tables, in which nothing is changed yet, and
+/// counts in the same limits where those stay the same. The ports must be the same, and so must be whether packets are routed.
+pub fn compile_after(
+    former: Option<&Blueprint>,
+    config: &Config,
+    workers: usize,
+    macs: &[Option<[u8; 6]>],
+) -> Result<Blueprint, Vec<Mistake>> {
     let mut names = config.names.clone();
     for (port, mac) in names.ports.iter_mut().zip(macs) {
         port.mac = *mac;
@@ -121,12 +135,15 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
         })
         .collect();
     let conntrack = config.pipeline.iter().any(|stage| stage.kind.name == Conntrack::NAME);
-    let router = names.routes.then(|| router(config, &names, workers)).transpose().map_err(|error| {
+    let running = former.and_then(|former| former.router.clone());
+    let fresh = (names.routes && running.is_none()).then(|| router(config, &names, workers));
+    let router = fresh.transpose().map_err(|error| {
         let mut mistakes = Mistakes::default();
         mistakes.at(&config.pipeline_place, "pipeline.stages", format!("no memory for routing tables: {error}"));
         mistakes.into_sorted()
     })?;
-    let routing = router.as_ref().map(|router| router.routing().clone());
+    let lock = |router: &Arc<Mutex<Router>>| router.lock().unwrap_or_else(PoisonError::into_inner).routing().clone();
+    let routing = router.as_ref().map(|router| router.routing().clone()).or(running.as_ref().map(lock));
     let addresses = routing.as_ref().map(|routing| routing.addresses.clone());
     let mut nat = addresses.map_or_else(Draft::default, Draft::new);
     let (mut rules, mut adjacencies, mut mistakes) = (Rules::default(), Adjacencies::default(), Mistakes::default());
@@ -190,7 +207,11 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
         }
         _ => None,
     };
-    let limits = limits.filter(Limits::any).map(Arc::new);
+    let had = former.and_then(|former| former.conntrack.as_ref()?.1.limits.clone());
+    let limits = limits.filter(Limits::any).map(|limits| match had {
+        Some(had) if had.is_same(&limits) => had,
+        _ => Arc::new(limits),
+    });
     let conntrack = settings.map(|settings| {
         let around = Around { limits, ..around(&settings, &stages, &rules) };
         (settings, around)
@@ -214,7 +235,8 @@ pub fn compile(config: &Config, workers: usize, macs: &[Option<[u8; 6]>]) -> Res
         logs,
         ways: Ways { fixed: Arc::new(adjacencies), routed },
         arrival,
-        router: router.map(|router| Arc::new(Mutex::new(router))),
+        router: router.map(|router| Arc::new(Mutex::new(router))).or(running),
+        statics: statics.into(),
     })
 }
 
@@ -272,6 +294,7 @@ fn around(settings: &Settings, stages: &[Compiled], rules: &Rules) -> Around {
         mid_stream: mid_stream.any(|tracking| matches!(tracking, Tracking::Loose | Tracking::Sloppy)),
         generation: 1,
         rules_since: 1,
+        adopted: 0,
         limits: None,
     }
 }
@@ -464,6 +487,14 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
+    /// Takes over the flows of the pipeline it follows, which gets its own tables, to be freed with it.
+    pub fn succeed(&mut self, former: &mut Pipeline) {
+        if let (Some(tracker), Some(former)) = (&mut self.tracker, &mut former.tracker) {
+            let routing = self.ways.routed.as_ref().map(|routed| &routed.routing);
+            tracker.succeed(former, routing.map_or(0, |routing| routing.generation.load(Ordering::Acquire)));
+        }
+    }
+
     /// Takes every live packet of a decoded batch to its end: leaving, dead, or moved.
     #[inline]
     pub fn process(&mut self, batch: &mut Batch, cx: &mut Cx<'_>, witness: &mut impl Witness) {

@@ -139,6 +139,34 @@ impl Tracker {
         Tracker { settings, around, tables, key, hashed, proxy, nat, notes: Notes::default(), subjects, facts, back }
     }
 
+    /// Takes over the flows of the worker's tracking that this one follows, which gets these tables. Routes have been changed
+    /// `changes` times.
+    pub fn succeed(&mut self, former: &mut Tracker, changes: u32) {
+        std::mem::swap(&mut self.tables, &mut former.tables);
+        self.around.succeed(&former.around, changes);
+        let same = |a: &Option<Arc<Limits>>, b: &Option<Arc<Limits>>| match (a, b) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same(&self.around.limits, &former.around.limits) {
+            // Of former rules nobody knows the flows by now: they are counted for their sources, and for rules as they are judged.
+            match &self.around.limits {
+                Some(limits) => {
+                    count_flows(&mut self.tables.v4, limits);
+                    count_flows(&mut self.tables.v6, limits);
+                }
+                None => {
+                    self.tables.v4.keep_ledger(None);
+                    self.tables.v6.keep_ledger(None);
+                }
+            }
+        }
+        if let Some(nat) = &mut self.nat {
+            nat.take_over(self.key, &mut self.tables);
+        }
+    }
+
     /// A packet to be sent besides those that came.
     #[inline]
     pub fn take_note(&mut self) -> Option<Note> {

@@ -46,6 +46,11 @@ impl Holding {
         Holding { routing, reasons, held: Vec::with_capacity(ROOM), seen: 0 }
     }
 
+    /// From now on drops count as these.
+    pub(super) fn count_as(&mut self, reasons: ReasonBase) {
+        self.reasons = reasons;
+    }
+
     /// True if something may have become of what is held. To be asked before each turn: what is held in it was looked up after
     /// what was seen here.
     #[inline]

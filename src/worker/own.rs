@@ -36,6 +36,11 @@ impl Desk {
     pub(super) fn new(own: Own) -> Desk {
         Desk { own, outbox: Outbox::new() }
     }
+
+    /// From now on drops count as these.
+    pub(super) fn count_as(&mut self, reasons: ReasonBase) {
+        self.own.reasons = reasons;
+    }
 }
 
 impl<I: Io, O: Observer> Worker<I, O> {

@@ -21,6 +21,9 @@ use crate::wire::protocol;
 /// Translation in one worker.
 pub(super) struct Translator {
     nat: Nat,
+    /// Which of how many workers this is.
+    worker: usize,
+    workers: usize,
     snat: Option<Snat>,
     /// First packets of the batch that leave translated, and with what.
     first: Mask,
@@ -71,17 +74,25 @@ impl Fault {
 impl Translator {
     /// A worker's own. The flows in its tables hold on to their mappings.
     pub(super) fn new(nat: &Nat, worker: usize, workers: usize, key: Key, tables: &mut Tables) -> Translator {
+        const NOTHING: Tuple = Tuple { src: [0; 16], dst: [0; 16], sport: 0, dport: 0 };
+        let (first, back, sourceless) = (0, 0, 0);
+        let leaves = Box::new([NOTHING; BATCH]);
+        let mut translator = Translator { nat: nat.clone(), worker, workers, snat: None, first, back, sourceless, leaves };
+        translator.take_over(key, tables);
+        translator
+    }
+
+    /// Begins anew with these tables, whose flows hold on to their mappings.
+    pub(super) fn take_over(&mut self, key: Key, tables: &mut Tables) {
         let entries = [tables.v4.occupancy().entries, tables.v6.occupancy().entries].map(|entries| entries as usize);
         let start = |outbound: &crate::nat::Outbound| {
-            Snat::new(outbound.sources.clone(), worker, workers, key, entries[0] + entries[1])
+            Snat::new(outbound.sources.clone(), self.worker, self.workers, key, entries[0] + entries[1])
         };
-        let mut snat = nat.outbound.as_ref().map(start);
-        if let Some(snat) = &mut snat {
-            lease_again(&mut tables.v4, entries[0], snat, nat);
-            lease_again(&mut tables.v6, entries[1], snat, nat);
+        self.snat = self.nat.outbound.as_ref().map(start);
+        if let Some(snat) = &mut self.snat {
+            lease_again(&mut tables.v4, entries[0], snat, &self.nat);
+            lease_again(&mut tables.v6, entries[1], snat, &self.nat);
         }
-        const NOTHING: Tuple = Tuple { src: [0; 16], dst: [0; 16], sport: 0, dport: 0 };
-        Translator { nat: nat.clone(), snat, first: 0, back: 0, sourceless: 0, leaves: Box::new([NOTHING; BATCH]) }
     }
 
     /// What is translated.
