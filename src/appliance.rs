@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use crate::arch::Clock;
 use crate::config::Config;
@@ -15,6 +15,7 @@ use crate::config::names::PortName;
 use crate::config::port::{self, Device, Offload};
 use crate::config::source::{Mistake, Mistakes};
 use crate::config::units::Auto;
+use crate::control::apply::Parts;
 use crate::control::slow;
 use crate::control::{DeviceCounters, Live, PortState, PortView, Running, WorkerView};
 use crate::dpdk::eal::{self, Eal, EalConfig, Hugepages};
@@ -68,6 +69,8 @@ const TABLES: (&[&str], u32) = (&["acl", "bpf"], 1024);
 /// A running appliance.
 pub struct Appliance {
     live: Live,
+    /// What it takes to change what runs, until somebody has it.
+    parts: Option<Parts>,
     workers: Vec<eal::Running<Worker<DpdkIo>>>,
     slow: Option<slow::Running>,
     signals: Arc<Signals>,
@@ -167,6 +170,7 @@ impl Appliance {
         let workers = cores.len();
         let probed: Vec<Result<Port, Error>> = config.devices().iter().map(|port| probe(eal, port)).collect();
         let macs: Vec<_> = probed.iter().map(|port| port.as_ref().ok().map(Port::mac)).collect();
+        let told = macs.clone();
         // What is wrong with the file comes before what is wrong with the machine.
         let blueprint = pipeline::compile(config, workers, &macs).map_err(Failure::Findings)?;
         let findings = policy::findings(config, &blueprint);
@@ -250,6 +254,7 @@ impl Appliance {
             }
         }
         eal.pin_control();
+        let (orders, obeyed) = mpsc::channel();
         let slow = match (&blueprint.router, ends) {
             (Some(router), Some((from, to))) => {
                 let pool = pools.values().next().expect("a port, and so a pool").clone();
@@ -262,6 +267,7 @@ impl Appliance {
                     links: links.clone(),
                     carriers: blueprint.carriers.clone(),
                     clock: clock.clone(),
+                    orders: obeyed,
                 };
                 match slow.start() {
                     Ok(slow) => Some(slow),
@@ -280,12 +286,20 @@ impl Appliance {
         views_of_ports.extend(vlans(config, &ports).map(|vlan| Arc::new(vlan) as Arc<dyn PortView>));
         let view = Running::new(config, blueprint, views, views_of_ports, links, tsc_hz);
         view.follow_links();
-        Ok(Appliance { live: Live::new(view), workers: running, slow, signals, clock, ports, pools, eal, notes })
+        let live = Live::new(view);
+        let orders = slow.is_some().then_some(orders);
+        let parts = Parts { live: live.clone(), key, macs: told, clock: clock.clone(), orders };
+        Ok(Appliance { live, parts: Some(parts), workers: running, slow, signals, clock, ports, pools, eal, notes })
     }
 
     /// What control knows of it.
     pub fn live(&self) -> Live {
         self.live.clone()
+    }
+
+    /// What it takes to change what runs; once.
+    pub fn take_parts(&mut self) -> Option<Parts> {
+        self.parts.take()
     }
 
     /// The first worker that has ended although nobody stopped it.

@@ -13,9 +13,9 @@ use axum::routing::{get, post};
 use http_body_util::channel::{Channel, Sender};
 use serde_json::{Value, json};
 
-use super::{Live, Running};
 use super::flows::{Query, Refusal, Selection};
 use super::routes::Routes;
+use super::{Live, Running};
 use crate::stage::pipeline::port_counter;
 use crate::stage::rule_counter;
 use crate::stats::{Account, Sheet};

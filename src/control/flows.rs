@@ -266,7 +266,7 @@ impl Found {
 impl Running {
     /// Visits the workers that are meant, one after the other; `part` is called after each part of a visit, and ends it by
     /// returning false.
-    fn visit(
+    pub(super) fn visit(
         &self,
         selection: &Selection,
         task: impl Fn() -> Task,

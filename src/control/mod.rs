@@ -21,6 +21,7 @@ use crate::stats::{Published, Sheet};
 use crate::worker::{Ask, Mailbox, Question};
 
 pub mod api;
+pub mod apply;
 pub mod client;
 pub mod flows;
 pub mod log;
@@ -51,7 +52,7 @@ pub struct Running {
     /// True if each port has a kernel interface.
     pub interfaces: bool,
     /// One question at a time, so that answers find their asker; how many there were.
-    asking: Mutex<u64>,
+    asking: Arc<Mutex<u64>>,
 }
 
 /// What control sees of a worker.
@@ -163,7 +164,7 @@ impl Running {
     ) -> Running {
         let (explainer, path) = (Explainer::live(config, &blueprint), config.source.path().to_owned());
         let names = config.names.clone();
-        let (asking, started) = (Mutex::new(0), SystemTime::now());
+        let (asking, started) = (Arc::new(Mutex::new(0)), SystemTime::now());
         let interfaces = blueprint.router.is_some() && config.kernel.enabled != Some(false);
         Running {
             config: path,
@@ -177,6 +178,28 @@ impl Running {
             names,
             interfaces,
             asking,
+        }
+    }
+
+    /// What control knows when the workers have gone over to another pipeline.
+    pub fn after(former: &Running, config: &Config, blueprint: Blueprint, published: Vec<Arc<Published>>) -> Running {
+        let workers = former.workers.iter().zip(published).map(|(worker, published)| WorkerView {
+            core: worker.core,
+            published,
+            mailbox: worker.mailbox.clone(),
+        });
+        Running {
+            config: config.source.path().to_owned(),
+            explainer: Explainer::live(config, &blueprint),
+            workers: workers.collect(),
+            ports: former.ports.clone(),
+            links: former.links.clone(),
+            started: former.started,
+            tsc_hz: former.tsc_hz,
+            names: config.names.clone(),
+            interfaces: former.interfaces,
+            asking: former.asking.clone(),
+            blueprint,
         }
     }
 

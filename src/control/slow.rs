@@ -5,9 +5,11 @@
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
 
 use crate::arch::Clock;
 use crate::dpdk::ring::{Consumer, Producer};
@@ -33,6 +35,20 @@ const RUN: u8 = 0;
 const FAREWELL: u8 = 1;
 const END: u8 = 2;
 
+/// What control has the slow path do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// A port's interface gets an address, or loses it.
+    Address {
+        /// The port.
+        port: u8,
+        /// The address and its subnet.
+        net: IpNet,
+        /// True if it gets it.
+        added: bool,
+    },
+}
+
 /// What the slow path is started with.
 pub struct Slow {
     /// Routing.
@@ -51,6 +67,8 @@ pub struct Slow {
     pub carriers: Vec<u8>,
     /// The appliance's clock.
     pub clock: Arc<Clock>,
+    /// From control.
+    pub orders: mpsc::Receiver<Order>,
 }
 
 /// A running slow path.
@@ -80,6 +98,7 @@ impl Slow {
             let now = self.clock.now();
             let mut busy = self.take(now);
             busy |= self.give();
+            self.obey();
             busy |= self.follow(now);
             links = self.follow_links(links, now);
             let (sends, notes) = {
@@ -166,6 +185,15 @@ impl Slow {
     fn send(&mut self, sends: Vec<(u8, Vec<u8>)>) {
         for (port, bytes) in sends {
             hand(&mut self.io, &mut self.to, port, &bytes);
+        }
+    }
+
+    /// What control wants of the kernel's interfaces. Routing knows already.
+    fn obey(&mut self) {
+        while let Ok(Order::Address { port, net, added }) = self.orders.try_recv() {
+            if let Some(Err(error)) = self.kernel.as_mut().map(|kernel| kernel.set_address(port, net, added)) {
+                eprintln!("flowgate: {error}");
+            }
         }
     }
 

@@ -209,7 +209,8 @@ impl Limits {
 
     /// True if the other limits the same flows alike, so that what was counted here may stay.
     pub fn is_same(&self, other: &Limits) -> bool {
-        let rules = |limits: &Limits| limits.rules.iter().map(|rule| (rule.slot, rule.whole, rule.each)).collect::<Vec<_>>();
+        let rules =
+            |limits: &Limits| limits.rules.iter().map(|rule| (rule.slot, rule.whole, rule.each)).collect::<Vec<_>>();
         self.prefixes == other.prefixes
             && self.source == other.source
             && self.of_rule == other.of_rule

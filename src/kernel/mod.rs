@@ -127,6 +127,26 @@ impl Kernel {
             .map_err(|error| format!("kernel interface {:?}: carrier: {error}", wanted.name))
     }
 
+    /// Gives a port's interface an address of the config, or takes it away.
+    pub fn set_address(&mut self, port: u8, net: IpNet, added: bool) -> Result<(), String> {
+        let Some(wanted) = self.ports.get_mut(usize::from(port)) else { return Ok(()) };
+        wanted.addresses.retain(|known| *known != net);
+        if added {
+            wanted.addresses.push(net);
+        }
+        let Some(index) = self.taps[usize::from(port)].as_ref().map(Tap::index) else { return Ok(()) };
+        if added {
+            return self.add_addresses(usize::from(port), index, &[net]);
+        }
+        match link::remove_address(&mut self.netlink, index, net) {
+            // Somebody was quicker.
+            Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(()),
+            result => result.map_err(|error| {
+                format!("kernel interface {:?}: address {net}: {error}", self.ports[usize::from(port)].name)
+            }),
+        }
+    }
+
     /// Reads what the kernel has to tell, at most `budget` messages of news and of a dump each. Returns whether there may be more
     /// to read at once.
     pub fn poll(&mut self, now: Instant, budget: usize, out: &mut dyn FnMut(Event)) -> Result<bool, String> {

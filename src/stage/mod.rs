@@ -42,6 +42,7 @@ pub mod ingress;
 pub mod pipeline;
 pub mod police;
 pub mod prefix_set;
+pub mod preview;
 pub mod restore;
 pub mod route;
 pub mod snat;

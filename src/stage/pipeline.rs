@@ -19,10 +19,10 @@ use crate::log::Log;
 use crate::nat::{Draft, Nat};
 use crate::packet::steer::Key;
 use crate::packet::{BATCH, Batch, Mask, Meta, NO_PORT};
-use crate::route::{Route, Source};
 use crate::route::fib::Capacity;
 use crate::route::router::{self, Router};
 use crate::route::vlan::Vlans;
+use crate::route::{Route, Source};
 use crate::stats::{Layout, Sheet, Unit};
 use crate::wire::ethernet::Rewrite;
 
@@ -582,6 +582,7 @@ impl Pipeline {
             stage.housekeep(cx);
         }
         if let Some(tracker) = &mut self.tracker {
+            tracker.renew(&self.flow, &self.ways, cx);
             tracker.housekeep(cx);
         }
     }

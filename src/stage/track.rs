@@ -75,7 +75,12 @@ pub struct Tracker {
     /// Facts of ways back, and of flows that are judged again.
     facts: Box<[Meta; BATCH]>,
     back: Box<[Action; BATCH]>,
+    /// How far the flows of former rules have been judged again, IPv4 and IPv6; none if all have.
+    renewing: Option<[u32; 2]>,
 }
+
+/// Flows judged again in one upkeep.
+const RENEWED: usize = 256;
 
 /// Packets of one rule in a row, counted together.
 struct Run {
@@ -136,7 +141,9 @@ impl Tracker {
         let nat = nat.map(|(nat, worker, workers)| Translator::new(nat, worker, workers, key, &mut tables));
         let [subjects, facts] = std::array::from_fn(|_| Box::new([const { Meta::UNKNOWN }; BATCH]));
         let back = Box::new([Action::OPEN; BATCH]);
-        Tracker { settings, around, tables, key, hashed, proxy, nat, notes: Notes::default(), subjects, facts, back }
+        let notes = Notes::default();
+        let renewing = None;
+        Tracker { settings, around, tables, key, hashed, proxy, nat, notes, subjects, facts, back, renewing }
     }
 
     /// Takes over the flows of the worker's tracking that this one follows, which gets these tables. Routes have been changed
@@ -165,6 +172,7 @@ impl Tracker {
         if let Some(nat) = &mut self.nat {
             nat.take_over(self.key, &mut self.tables);
         }
+        self.renewing = Some([0; 2]);
     }
 
     /// A packet to be sent besides those that came.
@@ -424,6 +432,19 @@ impl Tracker {
         let done = visit.go_on(&mut self.tables);
         cx.sheet.counters[self.settings.counters + Counters::Flushed.index()] += visit.removed - removed;
         done
+    }
+
+    /// Goes on judging the flows that former rules admitted, those too of which no packet comes.
+    pub fn renew(&mut self, stages: &[FlowStage], ways: &Ways, cx: &mut Cx<'_>) {
+        let Some(mut cursors) = self.renewing else { return };
+        let mut desk =
+            Desk::new(&self.settings, &self.around, ways, self.proxy.as_ref(), self.nat.as_mut(), &mut self.notes, cx);
+        let mut left = RENEWED;
+        let Tables { v4, v6 } = &mut self.tables;
+        let done = renew_some(v4, &mut cursors[0], &mut left, stages, &mut desk, cx)
+            && renew_some(v6, &mut cursors[1], &mut left, stages, &mut desk, cx);
+        desk.settle(cx);
+        self.renewing = (!done).then_some(cursors);
     }
 
     /// Upkeep: the hand moves on, and what is in the tables is noted.
@@ -706,6 +727,31 @@ fn count_flows<E: Entry>(table: &mut Table<E>, limits: &Arc<Limits>) {
         true
     }) {}
     tokens.into_iter().for_each(|(index, token)| table.charge(index, token));
+}
+
+/// Judges the next flows again whose rules are not those of now, at most so many; true if no more are left.
+#[cold]
+fn renew_some<E: Entry>(
+    table: &mut Table<E>,
+    cursor: &mut u32,
+    left: &mut usize,
+    stages: &[FlowStage],
+    desk: &mut Desk<'_>,
+    cx: &mut Cx<'_>,
+) -> bool {
+    let (mut old, most, generation) = (Vec::with_capacity(*left), *left, desk.around.generation);
+    let done = table.walk(cursor, VISITS, |index, entry| {
+        if entry.body().generation != generation {
+            old.push(index);
+        }
+        old.len() < most
+    });
+    *left -= old.len();
+    for index in old {
+        // The worker's turn is bounded: what it says of the flow's end is for the next packet.
+        let _ = renew(table, index, stages, desk, cx);
+    }
+    done && *left > 0
 }
 
 /// Judges a flow again that older rules admitted. If it is forbidden now it ends, and the action says why.

@@ -77,7 +77,8 @@ impl Translator {
         const NOTHING: Tuple = Tuple { src: [0; 16], dst: [0; 16], sport: 0, dport: 0 };
         let (first, back, sourceless) = (0, 0, 0);
         let leaves = Box::new([NOTHING; BATCH]);
-        let mut translator = Translator { nat: nat.clone(), worker, workers, snat: None, first, back, sourceless, leaves };
+        let mut translator =
+            Translator { nat: nat.clone(), worker, workers, snat: None, first, back, sourceless, leaves };
         translator.take_over(key, tables);
         translator
     }
