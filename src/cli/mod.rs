@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub mod apply;
 pub mod check;
 pub mod describe;
 pub mod explain;
@@ -44,6 +45,12 @@ enum Command {
     Test(test::Test),
     Flush(flows::Flush),
     Flows(flows::Flows),
+    Diff(apply::Diff),
+    Apply(apply::Apply),
+    Confirm(apply::Confirm),
+    Rollback(apply::Rollback),
+    History(apply::History),
+    Set(apply::Set),
 }
 
 /// Runs the command that the process's arguments name.
@@ -58,6 +65,12 @@ pub fn main() -> ExitCode {
         Command::Test(test) => test.run(),
         Command::Flush(flush) => flush.run(),
         Command::Flows(flows) => flows.run(),
+        Command::Diff(diff) => diff.run(),
+        Command::Apply(apply) => apply.run(),
+        Command::Confirm(confirm) => confirm.run(),
+        Command::Rollback(rollback) => rollback.run(),
+        Command::History(history) => history.run(),
+        Command::Set(set) => set.run(),
     }
 }
 

@@ -1,8 +1,10 @@
 //! `flowgate run`: the appliance in the foreground, until a signal.
 
+use std::cell::RefCell;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
@@ -16,6 +18,8 @@ use crate::config::Config;
 use crate::config::machine::Log;
 use crate::config::source::Source;
 use crate::control::api::account;
+use crate::control::apply::sets::Sets;
+use crate::control::apply::{Applier, Keeper};
 use crate::control::log::{Scribe, message};
 use crate::control::serve::{End, Socket, serve};
 use crate::stage::pipeline::port_counter;
@@ -54,7 +58,7 @@ impl Run {
         let refuse = |mistakes| Refusal::Mistakes(source.clone(), mistakes).print("run");
         let config = Config::parse(&source).map_err(refuse)?;
         let (level, format) = (config.control.log, config.control.log_format);
-        let log = |text: &str| {
+        let log = move |text: &str| {
             if matches!(level, Log::Info | Log::Debug) {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
                 print(&message(format, Time(now), text));
@@ -62,7 +66,14 @@ impl Run {
         };
         // Before anything is touched: a socket that is taken means that this appliance runs already.
         let socket = Socket::bind(Path::new(&config.control.socket.0)).map_err(environment)?;
-        let appliance = Appliance::start(&config, self.flows.as_deref()).map_err(|failure| match failure {
+        let (sets, wrong) = match Applier::saved_sets(&config) {
+            Ok(sets) => (sets, None),
+            Err(wrong) => (Sets::default(), Some(wrong)),
+        };
+        let mut config = config;
+        let gone = sets.put(&mut config).into_iter().map(|set| format!("set {set:?} is not in the file any more"));
+        wrong.into_iter().chain(gone).for_each(|note| log(&note));
+        let mut appliance = Appliance::start(&config, self.flows.as_deref()).map_err(|failure| match failure {
             Failure::Findings(mistakes) => refuse(mistakes),
             Failure::Flows(message) => {
                 eprintln!("flowgate run: {message}");
@@ -83,17 +94,36 @@ impl Run {
                 self.config, config.control.socket.0
             ));
         };
-        let scribe = Scribe::new(&running.blueprint, &config.names, format);
+        let parts = appliance.take_parts().expect("taken once");
+        let (applier, notes) = Applier::new(parts, &config, sets);
+        notes.iter().for_each(|note| log(note));
+        let applier = Arc::new(applier);
+        live.changed_by(&applier);
+        let keeper = Keeper::start(applier.clone(), log)
+            .map_err(|error| environment(format!("cannot start the thread that applies configs: {error}")))?;
+        // What the rings hold speaks of the pipeline whose they are.
+        let scribe = RefCell::new((running.clone(), Scribe::new(&running.blueprint, &running.names, format)));
+        let write = || {
+            let mut scribe = scribe.borrow_mut();
+            print(&scribe.1.take());
+            let now = live.now();
+            if !Arc::ptr_eq(&scribe.0, &now) {
+                let next = Scribe::new(&now.blueprint, &now.names, format);
+                *scribe = (now, next);
+            }
+        };
         let tick = || {
             appliance.correct_clock();
-            print(&scribe.take());
+            write();
             appliance.gone()
         };
-        let end = serve(&socket, &live, ready, tick, log);
-        drop((running, live));
-        drop(socket);
+        let end = serve(&socket, &live, &keeper, ready, tick, log);
+        drop((keeper, applier, running, socket));
+        write();
+        let (_, last) = scribe.into_inner();
+        drop(live);
         let stopped = appliance.stop();
-        print(&scribe.take());
+        print(&last.take());
         let mut good = stopped.report(self.json);
         match end {
             Ok(End::Signal) => {}

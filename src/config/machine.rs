@@ -200,6 +200,8 @@ crate::section! {
         pub log: Log = Log::Info,
         /// What is printed on standard error while running, packets that rules log included: `"human"`, or `"json"`, an object on each line.
         pub log_format: LogFormat = LogFormat::Human,
+        /// Folder in which versions of the config and what was done to sets outlive the process. Without it, `rollback` knows those of this process.
+        pub history: Option<String>,
     }
 }
 

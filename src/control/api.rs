@@ -39,6 +39,7 @@ pub fn router(live: Live) -> Router {
         .route("/v1/flows/count", post(count_flows))
         .route("/v1/flows/flush", post(flush_flows))
         .route("/v1/flows/file", get(flows_file))
+        .merge(super::apply::api::routes())
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is no such resource") })
         .with_state(live)
 }

@@ -3,9 +3,8 @@
 //! Control never touches a worker's state: it reads what workers publish, asks through mailboxes, and writes words that
 //! workers read.
 
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -28,6 +27,8 @@ pub mod log;
 pub mod routes;
 pub mod serve;
 pub mod slow;
+
+use apply::Applier;
 
 /// What control knows of the running appliance. Shared with whoever answers questions.
 pub struct Running {
@@ -127,22 +128,33 @@ pub struct DeviceCounters {
 
 /// What runs now, whoever asks. An applied config replaces it whole; who holds on to one keeps the view it began with.
 #[derive(Clone)]
-pub struct Live(Arc<ArcSwap<Running>>);
+pub struct Live(Arc<(ArcSwap<Running>, OnceLock<Weak<Applier>>)>);
 
 impl Live {
     /// What begins to run.
     pub fn new(running: Running) -> Live {
-        Live(Arc::new(ArcSwap::from_pointee(running)))
+        Live(Arc::new((ArcSwap::from_pointee(running), OnceLock::new())))
     }
 
     /// What runs now.
     pub fn now(&self) -> Arc<Running> {
-        self.0.load_full()
+        self.0.0.load_full()
     }
 
     /// Puts another in its place.
     pub fn replace(&self, running: Arc<Running>) {
-        self.0.store(running);
+        self.0.0.store(running);
+    }
+
+    /// Says who may change it.
+    pub fn changed_by(&self, applier: &Arc<Applier>) {
+        // There is one for the life of the process.
+        let _ = self.0.1.set(Arc::downgrade(applier));
+    }
+
+    /// Who may change it, unless the process is about to end.
+    pub fn applier(&self) -> Option<Arc<Applier>> {
+        self.0.1.get()?.upgrade()
     }
 }
 

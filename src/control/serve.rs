@@ -10,6 +10,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::apply::Keeper;
 use super::{Live, api};
 
 /// How often links are looked at and limits shared out.
@@ -71,6 +72,7 @@ impl Drop for Socket {
 pub fn serve(
     socket: &Socket,
     live: &Live,
+    keeper: &Keeper,
     ready: impl FnOnce(),
     tick: impl Fn() -> Option<usize>,
     log: impl Fn(&str),
@@ -84,6 +86,7 @@ pub fn serve(
         let failed = |error: io::Error| format!("control loop: {error}");
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
         let listener = socket.listener.try_clone().and_then(UnixListener::from_std).map_err(failed)?;
         let server = axum::serve(listener, api::router(live.clone())).into_future();
         let mut ticks = interval(TICK);
@@ -94,6 +97,7 @@ pub fn serve(
             tokio::select! {
                 _ = interrupt.recv() => return Ok(End::Signal),
                 _ = terminate.recv() => return Ok(End::Signal),
+                _ = hangup.recv() => keeper.reread(),
                 ended = &mut server => return Err(format!("the control socket failed: {ended:?}")),
                 _ = ticks.tick() => {
                     let running = live.now();

@@ -35,6 +35,11 @@ pub struct History {
 }
 
 impl History {
+    /// Versions that live as long as the process.
+    pub fn in_memory() -> History {
+        History { folder: None, versions: Vec::new() }
+    }
+
     /// What a folder holds. The error says what is wrong with it; versions are then kept in memory alone.
     pub fn open(folder: &Path) -> (History, Option<String>) {
         let read = || -> io::Result<Vec<Version>> {
@@ -59,7 +64,7 @@ impl History {
             Ok(versions) => (History { folder: Some(folder.to_owned()), versions }, None),
             Err(error) => {
                 let note = format!("{}: cannot keep versions of the config there: {error}", folder.display());
-                (History { folder: None, versions: Vec::new() }, Some(note))
+                (History::in_memory(), Some(note))
             }
         }
     }

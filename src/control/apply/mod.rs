@@ -12,6 +12,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -34,6 +35,7 @@ use crate::stage::{Action, Stage};
 use crate::stats::Carry;
 use crate::worker::{Next, Question};
 
+pub mod api;
 pub mod changes;
 pub mod history;
 pub mod sets;
@@ -42,6 +44,8 @@ use changes::{Change, changes};
 use history::{History, Version};
 use sets::{Changed, Sets};
 
+/// The file in the folder of versions that says what was done to sets.
+const SETS: &str = "sets.json";
 /// How long a worker may take to go over.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -172,11 +176,12 @@ pub struct Parts {
 }
 
 impl Applier {
-    /// For what has just been started from `config`, whose file is read again at the next start. Versions are kept in a folder;
-    /// the notes say what is wrong with that.
-    pub fn new(parts: Parts, config: &Config, folder: &Path) -> (Applier, Vec<String>) {
+    /// For what has just been started from `config`, whose file is read again at the next start, with `sets` put in. Notes say what
+    /// is wrong with the folder for versions.
+    pub fn new(parts: Parts, config: &Config, sets: Sets) -> (Applier, Vec<String>) {
         let Parts { live, key, macs, clock, orders } = parts;
-        let (mut history, note) = History::open(folder);
+        let folder = config.control.history.as_deref().map(Path::new);
+        let (mut history, note) = folder.map_or_else(|| (History::in_memory(), None), History::open);
         let mut notes: Vec<String> = note.into_iter().collect();
         notes.extend(history.push(config.source.text(), config.source.path()).1);
         let state = State {
@@ -184,11 +189,16 @@ impl Applier {
             config: config.clone(),
             path: PathBuf::from(config.source.path()),
             history,
-            sets: Sets::default(),
-            sets_file: None,
+            sets,
+            sets_file: folder.map(|folder| folder.join(SETS)),
             pending: None,
         };
         (Applier { live, key, macs, clock, orders, state: Mutex::new(state) }, notes)
+    }
+
+    /// What an earlier process did to sets.
+    pub fn saved_sets(config: &Config) -> Result<Sets, String> {
+        config.control.history.as_ref().map_or(Ok(Sets::default()), |folder| Sets::load(&Path::new(folder).join(SETS)))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -402,6 +412,25 @@ impl Applier {
         self.apply(&source, &origin, None)
     }
 
+    /// Applies the file that the next start reads, as SIGHUP asks for. Returns what to say.
+    pub fn reread(&self) -> Vec<String> {
+        let path = self.path();
+        let shown = path.display().to_string();
+        let source = match Source::read(&shown) {
+            Ok(source) => source,
+            Err(error) => return vec![format!("{shown}: cannot be read: {error}; what runs keeps running")],
+        };
+        match self.apply(&source, &shown, None) {
+            Ok(applied) if applied.changed => {
+                let said =
+                    format!("{shown}: applied as version {}, {} change(s)", applied.version, applied.changes.len());
+                std::iter::once(said).chain(applied.notes).collect()
+            }
+            Ok(_) => vec![format!("{shown}: runs already")],
+            Err(refused) => vec![format!("{refused}"), format!("{shown}: not applied; what runs keeps running")],
+        }
+    }
+
     /// What is due: going back where nobody has confirmed, members of sets whose time has passed. Returns what to say.
     pub fn tick(&self) -> Vec<String> {
         let mut said = Vec::new();
@@ -472,6 +501,48 @@ impl Applier {
             })?;
         }
         Ok(())
+    }
+}
+
+/// The thread that does what is due, and reads the file again when told to.
+pub struct Keeper {
+    tell: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// How often it looks.
+    const TICK: Duration = Duration::from_millis(200);
+
+    /// Starts it; it ends with the result. `log` gets what the operator should know.
+    pub fn start(applier: Arc<Applier>, log: impl Fn(&str) + Send + 'static) -> std::io::Result<Keeper> {
+        let (tell, told) = mpsc::channel();
+        let run = move || {
+            loop {
+                match told.recv_timeout(Keeper::TICK) {
+                    Ok(()) => applier.reread().iter().for_each(|line| log(line)),
+                    Err(mpsc::RecvTimeoutError::Timeout) => applier.tick().iter().for_each(|line| log(line)),
+                    Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("flowgate-apply".into()).spawn(run)?;
+        Ok(Keeper { tell: Some(tell), thread: Some(thread) })
+    }
+
+    /// Has the file read again.
+    pub fn reread(&self) {
+        // A thread that is gone has said so.
+        let _ = self.tell.as_ref().map(|tell| tell.send(()));
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.tell = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 

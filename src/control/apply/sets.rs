@@ -1,6 +1,7 @@
 //! Members of sets that come and go while the process runs, beside those of the file.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
@@ -32,6 +33,16 @@ pub struct Changed {
 pub struct Sets(pub BTreeMap<String, Changed>);
 
 impl Sets {
+    /// What an earlier process has written down; nothing if there is no such file. The error is for the operator.
+    pub fn load(file: &Path) -> Result<Sets, String> {
+        let wrong = |why: String| format!("{}: {why}; what was done to sets is not taken over", file.display());
+        match std::fs::read_to_string(file) {
+            Ok(text) => serde_json::from_str(&text).map_err(|error| wrong(error.to_string())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Sets::default()),
+            Err(error) => Err(wrong(error.to_string())),
+        }
+    }
+
     /// Adds members; one that is there already gets the new time. True if that changes what the set holds.
     pub fn add(&mut self, set: &str, addresses: &[IpNet], until: Option<u64>) -> bool {
         let changed = self.0.entry(set.to_owned()).or_default();
