@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anstyle::{AnsiColor, Style};
 use clap::{Args, Subcommand};
@@ -145,16 +145,10 @@ enum What {
 
 /// A time in words: seconds, or with a unit.
 fn seconds(text: &str) -> Result<u64, String> {
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let each = match unit {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return Err("expected a time such as 60s, 5m, 1h or 7d".into()),
-    };
-    let number: u64 = number.parse().map_err(|_| "expected a time such as 60s, 5m, 1h or 7d".to_owned())?;
-    number.checked_mul(each).filter(|time| *time > 0).ok_or_else(|| "expected a time of a second at least".to_owned())
+    let alone = text.parse().map(Duration::from_secs).ok();
+    let time = alone.map_or_else(|| humantime::parse_duration(text), Ok);
+    let time = time.map_err(|_| "expected a time such as 60s, 5m, 1h or 7d".to_owned())?.as_secs();
+    if time > 0 { Ok(time) } else { Err("expected a time of a second at least".into()) }
 }
 
 /// The file as an offer, after looking for mistakes in it here, where they can be shown in their lines.
@@ -328,12 +322,9 @@ impl History {
             Some(_) => print!("{}", value["text"].as_str().unwrap_or_default()),
             None => {
                 let lines = rows(&value["versions"]).iter().rev().map(|version| {
-                    let since = version["since"].as_u64().unwrap_or_default() * 1_000_000_000;
-                    vec![
-                        version["number"].to_string(),
-                        crate::verdict::Time(since).to_string(),
-                        cell(&version["origin"]),
-                    ]
+                    let since = UNIX_EPOCH + Duration::from_secs(version["since"].as_u64().unwrap_or_default());
+                    let since = humantime::format_rfc3339_seconds(since).to_string();
+                    vec![version["number"].to_string(), since, cell(&version["origin"])]
                 });
                 table::print(&["version", "since", "from"], lines, &[0]);
                 if let Some(left) = value["confirm_within"].as_u64() {
@@ -421,7 +412,7 @@ mod tests {
     fn times_have_units() {
         let good = [("60", 60), ("60s", 60), ("5m", 300), ("1h", 3600), ("7d", 604_800)];
         good.into_iter().for_each(|(text, value)| assert_eq!(seconds(text), Ok(value)));
-        ["", "s", "0", "5 m", "1w", "-5s", "99999999999999999999d"]
+        ["", "s", "0", "10ms", "5 furlongs", "-5s", "99999999999999999999d"]
             .iter()
             .for_each(|text| assert!(seconds(text).is_err(), "{text}"));
     }

@@ -22,8 +22,8 @@ use crate::stage::pipeline::{self, Blueprint, compile};
 use crate::stage::restore::{Restored, Saved, saved_names};
 use crate::stage::track::Tracker;
 use crate::stage::visit::{Task, Visit};
-use crate::stats::{Account, Reason, Sheet};
-use crate::worker::{Ask, Mailbox, Observer, Question, Setup, Worker};
+use crate::stats::{Account, Carry, Reason, Sheet};
+use crate::worker::{Ask, Mailbox, Next, Observer, Question, Setup, Worker};
 
 /// Where a packet ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +123,27 @@ impl Bench {
         });
         bench.now = now;
         restored.map(|restored| (bench, restored))
+    }
+
+    /// Goes over to another config, as a running appliance does. Panics with all mistakes.
+    pub fn go_over(&mut self, toml: &str) {
+        let text = if toml.contains("[[port]]") { toml.to_owned() } else { format!("{TWO_PORTS}{toml}") };
+        let mistakes = |list: Vec<crate::config::source::Mistake>| -> String {
+            list.iter().map(|mistake| format!("{mistake}\n")).collect()
+        };
+        let config =
+            Config::parse(&Source::new("bench.toml", &text)).unwrap_or_else(|list| panic!("{}", mistakes(list)));
+        let blueprint = pipeline::compile_after(Some(&self.blueprint), &config, 1, &[]);
+        let blueprint = blueprint.unwrap_or_else(|list| panic!("{}", mistakes(list)));
+        let carry = Arc::new(Carry::new(&self.blueprint.layout, &blueprint.layout));
+        let published = Arc::new(blueprint.layout.published());
+        let next = Next::new(&blueprint, 0, Key::seeded(1), carry, published).expect("memory");
+        let mailbox = Mailbox::default();
+        let ask = Ask { number: 1, question: Question::Adopt(Box::new(next)), done: false };
+        mailbox.asks.push(Box::new(ask)).expect("room");
+        self.worker.housekeep(self.now, &mailbox);
+        assert!(mailbox.answers.pop().is_some_and(|answer| answer.done));
+        (self.blueprint, self.names) = (blueprint, config.names);
     }
 
     fn start(toml: &str, prepare: impl FnOnce(&Blueprint, &Names, &mut Option<Tables>)) -> Bench {

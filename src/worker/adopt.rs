@@ -110,3 +110,106 @@ impl Carry {
         into.reasons[Engine::Former as usize] += from.of(Account::Dropped).saturating_sub(kept);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::testkit::bench::Bench;
+    use crate::testkit::packets::Packet;
+    use crate::wire::tcp::{ACK, SYN};
+
+    const WIRE: &str = "[cross]\nwire = [{ ports = ['lan', 'wan'] }]\n";
+
+    fn policy(rules: &[(&str, &str, &str)]) -> String {
+        let rule = |(name, service, action): &(&str, &str, &str)| {
+            format!("[[acl.rule]]\nname = '{name}'\nfrom = ['inside']\nservice = ['{service}']\naction = '{action}'\n")
+        };
+        let rules: String = rules.iter().map(rule).collect();
+        format!("[pipeline]\nstages = ['conntrack', 'cross', 'acl']\n{WIRE}{rules}")
+    }
+
+    fn there(port: u16) -> Packet {
+        Packet::tcp(&format!("10.0.0.1:{port}"), "192.0.2.1:443")
+    }
+
+    fn back(port: u16) -> Packet {
+        Packet::tcp("192.0.2.1:443", &format!("10.0.0.1:{port}"))
+    }
+
+    fn open(bench: &mut Bench, port: u16) {
+        assert_eq!(bench.push("lan", &there(port).flags(SYN).sequence(1).bytes()).reason(), "sent");
+        assert_eq!(
+            bench.push("wan", &back(port).flags(SYN | ACK).sequence(9).acknowledgment(2).bytes()).reason(),
+            "sent"
+        );
+        assert_eq!(bench.push("lan", &there(port).flags(ACK).sequence(2).acknowledgment(10).bytes()).reason(), "sent");
+    }
+
+    fn say(bench: &mut Bench, port: u16) -> [String; 2] {
+        let request = bench.push("lan", &there(port).flags(ACK).sequence(2).acknowledgment(10).bytes());
+        let answer = bench.push("wan", &back(port).flags(ACK).sequence(10).acknowledgment(2).bytes());
+        [request.reason().to_owned(), answer.reason().to_owned()]
+    }
+
+    #[test]
+    fn flows_that_stay_allowed_never_notice() {
+        let mut bench = Bench::new(&policy(&[("web", "tcp/443", "allow")]));
+        open(&mut bench, 1000);
+        for (round, name) in ["first", "web", "second", "web"].into_iter().enumerate() {
+            // Other rules before it, and another name for its own.
+            let before = [("a", "udp/1", "deny"), ("b", "udp/2", "deny")];
+            let rules = [&before[..round % 3], &[(name, "tcp/443", "allow")]].concat();
+            bench.go_over(&policy(&rules));
+            assert_eq!(say(&mut bench, 1000), ["sent", "sent"]);
+            open(&mut bench, 2000 + round as u16);
+        }
+        assert_eq!(bench.tables().expect("tracked").v4.occupancy().used, 5);
+    }
+
+    #[test]
+    fn flows_that_are_forbidden_now_end() {
+        let mut bench = Bench::new(&policy(&[("web", "tcp/443", "allow")]));
+        open(&mut bench, 1000);
+        open(&mut bench, 1001);
+        bench.go_over(&policy(&[("web", "tcp/443", "deny")]));
+        // The one that says something, either way, and the one that is silent.
+        assert!(say(&mut bench, 1000).iter().all(|reason| reason != "sent"));
+        bench.pass(Duration::from_millis(100), true);
+        assert_eq!(bench.tables().expect("tracked").v4.occupancy().used, 0);
+        assert_eq!(bench.counter("conntrack", "revoked"), 2);
+    }
+
+    #[test]
+    fn numbers_go_on_under_their_names() {
+        let mut bench = Bench::new(&policy(&[("old", "udp/1", "deny"), ("web", "tcp/443", "allow")]));
+        open(&mut bench, 1000);
+        assert_eq!(bench.push("lan", &Packet::udp("10.0.0.1:5", "192.0.2.1:1").bytes()).reason(), "acl.denied");
+        let web = bench.counter("acl/rule", "web");
+        assert_eq!(web, 3);
+        bench.go_over(&policy(&[("web", "tcp/443", "allow"), ("new", "udp/1", "deny")]));
+        assert_eq!((bench.counter("acl/rule", "web"), bench.counter("acl/rule", "new")), (web, 0));
+        let dropped = |bench: &Bench, name: &str| {
+            let reason = bench.blueprint().layout.reason(name).expect("a reason");
+            bench.sheet().reasons[usize::from(reason.0)]
+        };
+        assert_eq!(dropped(&bench, "acl.denied"), 1);
+        // Without the stage there is nobody to have dropped it, and the account still closes.
+        bench.go_over(&format!("[pipeline]\nstages = ['conntrack', 'cross']\n{WIRE}"));
+        assert_eq!(dropped(&bench, "engine.former"), 1);
+        assert_eq!(say(&mut bench, 1000), ["sent", "sent"]);
+        bench.sheet().check_law(0).expect("every packet is accounted for");
+    }
+
+    #[test]
+    fn what_passed_unread_is_read_and_the_other_way_round() {
+        let mut bench = Bench::new(&format!("[pipeline]\nstages = ['cross']\n{WIRE}"));
+        let udp = Packet::udp("10.0.0.1:5", "192.0.2.1:1").bytes();
+        assert_eq!(bench.push("lan", &udp).reason(), "sent");
+        let guarded = format!("[pipeline]\nstages = ['guard', 'cross']\n{WIRE}[guard]\ndrop = ['10.0.0.0/8']\n");
+        bench.go_over(&guarded);
+        assert_eq!(bench.push("lan", &udp).reason(), "guard.blocked-source");
+        bench.go_over(&format!("[pipeline]\nstages = ['cross']\n{WIRE}"));
+        assert_eq!(bench.push("lan", &udp).reason(), "sent");
+    }
+}

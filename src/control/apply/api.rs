@@ -1,6 +1,5 @@
 //! The resources by which what runs is looked at and changed: `/v1/config`, `/v1/sets`.
 
-use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +19,8 @@ use crate::control::Live;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Offer {
-    /// Where it comes from: list files are looked for beside it, and mistakes name it. The running file's path if not given.
+    /// Where it comes from, for the history. Lists it names are looked for beside the file that the next start reads, which it
+    /// becomes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// The file's text.
@@ -116,10 +116,9 @@ async fn with<T: Serialize + Send + 'static>(
     }
 }
 
-/// An offered text, under the name of its file.
-fn source(applier: &Applier, path: Option<&str>, text: &str) -> Source {
-    let running = applier.path();
-    Source::new(&path.map_or_else(|| running.display().to_string(), str::to_owned), text)
+/// An offered text, under the name of the file it is to become.
+fn source(applier: &Applier, text: &str) -> Source {
+    Source::new(&applier.path().display().to_string(), text)
 }
 
 /// The config that runs, as text.
@@ -141,17 +140,16 @@ async fn config(State(live): State<Live>) -> Response {
 async fn diff(State(live): State<Live>, Json(offer): Json<Offer>) -> Response {
     with(live, move |applier| {
         let list = offer.list.min(10_000);
-        applier.diff(&source(applier, offer.path.as_deref(), &offer.text), list)
+        applier.diff(&source(applier, &offer.text), list)
     })
     .await
 }
 
 async fn apply(State(live): State<Live>, Json(offer): Json<Offer>) -> Response {
     with(live, move |applier| {
-        let source = source(applier, offer.path.as_deref(), &offer.text);
+        let source = source(applier, &offer.text);
         let confirm = offer.confirm.map(|seconds| Duration::from_secs(seconds.clamp(1, 86_400)));
-        let origin = FilePath::new(source.path()).display().to_string();
-        applier.apply(&source, &origin, confirm)
+        applier.apply(&source, offer.path.as_deref().unwrap_or("the API"), confirm)
     })
     .await
 }
