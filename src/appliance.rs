@@ -37,7 +37,7 @@ use crate::stage::bucket::Bucket;
 use crate::stage::conntrack::Tables;
 use crate::stage::pipeline::{self, Blueprint, follows};
 use crate::stage::restore::Saved;
-use crate::stats::Sheet;
+use crate::stats::{Layout, Sheet};
 use crate::worker::{self, HELD, Handoff, Mailbox, Own, Setup, Signals, Worker};
 
 /// Why the appliance did not start.
@@ -86,6 +86,8 @@ pub struct Appliance {
 pub struct Stopped {
     /// Every worker's last counters, by index; none of a worker that panicked.
     pub sheets: Vec<Option<Sheet>>,
+    /// Those of the slow path, if there is one.
+    pub slow: Option<Sheet>,
     /// The ports' last state.
     pub ports: Vec<PortState>,
     /// Packet buffers that did not come back; zero unless flowgate has a defect.
@@ -255,6 +257,7 @@ impl Appliance {
         }
         eal.pin_control();
         let (orders, obeyed) = mpsc::channel();
+        let published = Arc::new(Layout::new().published());
         let slow = match (&blueprint.router, ends) {
             (Some(router), Some((from, to))) => {
                 let pool = pools.values().next().expect("a port, and so a pool").clone();
@@ -268,6 +271,8 @@ impl Appliance {
                     carriers: blueprint.carriers.clone(),
                     clock: clock.clone(),
                     orders: obeyed,
+                    sheet: Layout::new().sheet(),
+                    published: published.clone(),
                 };
                 match slow.start() {
                     Ok(slow) => Some(slow),
@@ -284,7 +289,8 @@ impl Appliance {
             begun.into_iter().zip(config.devices()).map(|(begun, of)| Arc::new(live(begun.port, of))).collect();
         let mut views_of_ports: Vec<_> = ports.iter().map(|port| port.clone() as Arc<dyn PortView>).collect();
         views_of_ports.extend(vlans(config, &ports).map(|vlan| Arc::new(vlan) as Arc<dyn PortView>));
-        let view = Running::new(config, blueprint, views, views_of_ports, links, tsc_hz);
+        let mut view = Running::new(config, blueprint, views, views_of_ports, links, tsc_hz);
+        view.slow = slow.as_ref().map(|_| published);
         view.follow_links();
         let live = Live::new(view);
         let orders = slow.is_some().then_some(orders);
@@ -302,9 +308,11 @@ impl Appliance {
         self.parts.take()
     }
 
-    /// The first worker that has ended although nobody stopped it.
-    pub fn gone(&self) -> Option<usize> {
-        self.workers.iter().position(eal::Running::is_finished)
+    /// The first worker, or the slow path, that has ended although nobody stopped it.
+    pub fn gone(&self) -> Option<String> {
+        let worker = self.workers.iter().position(eal::Running::is_finished);
+        let slow = self.slow.as_ref().is_some_and(slow::Running::is_finished);
+        worker.map(|worker| format!("worker {worker}")).or(slow.then(|| "the slow path".into()))
     }
 
     /// Lets the workers' clock follow the system's; called by control now and then.
@@ -335,7 +343,11 @@ impl Appliance {
             sheets.push(worker.as_ref().map(|worker| worker.sheet().clone()));
         }
         // It gives back what workers had for it to the last.
-        drop(self.slow);
+        let has_slow = self.slow.is_some();
+        let slow = self.slow.and_then(slow::Running::end);
+        if has_slow && slow.is_none() {
+            troubles.push("the slow path panicked; this is a defect of flowgate, report it".into());
+        }
         // Queues go with their workers, and a port stops when no queue is left.
         drop(workers);
         let ports: Vec<PortState> = self.ports.iter().map(|port| port.state()).collect();
@@ -350,7 +362,7 @@ impl Appliance {
         drop(self.live);
         drop(self.pools);
         self.eal.close();
-        Stopped { sheets, ports, missing_buffers, troubles, blueprint }
+        Stopped { sheets, slow, ports, missing_buffers, troubles, blueprint }
     }
 }
 

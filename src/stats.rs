@@ -84,6 +84,10 @@ lines! {
         TooBig = "too-big",
         /// No port has a VLAN of the packet's tags.
         UnknownVlan = "unknown-vlan",
+        /// No packet buffer was free for what the box itself sends, or for a piece of a packet that is too long for its link.
+        NoBuffer = "no-buffer",
+        /// It is for the box itself, whose kernel's interface is down or not there.
+        KernelDown = "kernel-down",
         /// It was between two workers, or held, when flowgate stopped.
         Stopping = "stopping",
         /// Dropped for reasons of an earlier config, which the one that runs now does not have.
@@ -111,7 +115,7 @@ lines! {
         Received = "received",
         /// Packets flowgate made itself.
         Created = "created",
-        /// Packets taken over from other workers.
+        /// Packets taken over from other workers, or by them from the slow path and the other way round.
         HandedIn = "handed-in",
         /// Packets handed to a port's transmit queue.
         Sent = "sent",
@@ -121,7 +125,7 @@ lines! {
         Dropped = "dropped",
         /// Fragments that became part of another packet.
         Merged = "merged",
-        /// Packets handed over to other workers.
+        /// Packets handed over to other workers or the slow path, and by that to a worker.
         HandedOut = "handed-out",
         /// Packets held at this moment.
         Held = "held",

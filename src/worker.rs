@@ -19,7 +19,9 @@ use crate::packet::meta::flag;
 use crate::packet::reply::{self, Answer, reject};
 use crate::packet::steer::{Key, owner, steer};
 use crate::packet::{BATCH, Batch, Frame, Mask, Meta, SELF_PORT, bits};
+use crate::route::Routing;
 use crate::route::epoch::Presence;
+use crate::route::hop::Hop;
 use crate::route::vlan::Vlans;
 use crate::stage::apply::Routed;
 use crate::stage::bucket::Bucket;
@@ -233,6 +235,13 @@ fn whose(steering: Option<&Steering>, meta: &Meta, frame: &Frame, key: Key, work
         true => steering.owner_of_error(meta, frame, key, workers).unwrap_or(owner(meta.hash, workers)),
         false => steering.owner(meta, meta.hash, key, workers),
     }
+}
+
+/// Whether a packet's source is the broadcast address of a port's subnet.
+#[cold]
+fn is_from_everybody(routing: &Routing, meta: &Meta) -> bool {
+    let [a, b, c, d, ..] = meta.src;
+    meta.has(flag::IPV4) && matches!(routing.hops.at(routing.fib.lookup_v4([a, b, c, d])), Hop::Broadcast { .. })
 }
 
 impl<I: Io, O: Observer> Worker<I, O> {
@@ -552,6 +561,8 @@ impl<I: Io, O: Observer> Worker<I, O> {
             let (frame, meta) = (&mut batch.frames[i], &mut batch.metas[i]);
             let answered = match (batch.answers[i], &self.routed) {
                 (Answer::Reject, _) => reject(frame, meta),
+                // RFC 1812 section 4.3.2.7: nobody is told who says to be everybody on a link.
+                (_, Some(routed)) if is_from_everybody(&routed.routing, meta) => false,
                 (answer, Some(routed)) if self.errors.has(now) => {
                     // RFC 1812 section 4.3.2.4: from an address of the port it leaves by, which is where the packet came in.
                     let (v4, v6) = (routed.routing.addresses.v4(meta.port), routed.routing.addresses.v6(meta.port));
@@ -800,7 +811,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
                 break;
             }
             self.io.free(&mut frames[..n]);
-            self.sheet.account(Account::Created, n as u64);
+            self.sheet.account(Account::HandedIn, n as u64);
             self.tally(Engine::Stopping.into(), n);
         }
         while let Some(handoff) = &mut self.handoff {

@@ -129,6 +129,17 @@ impl Setting {
         self.model.catch_up(&mut self.kernel);
     }
 
+    /// Another one that follows the kernel, with so many bytes of room for news.
+    fn another(&self, room: usize) -> Follower {
+        let indices = ["a", "b"].map(|name| self.show(&format!("link show dev {name}"))[0]["ifindex"].as_u64());
+        let follow = || {
+            let mut tables = Tables::default();
+            (0..).zip(indices).for_each(|(port, index)| tables.add_port(port, index.expect("an index") as u32));
+            Follower::with_room(tables, true, room)
+        };
+        Namespace::new(Some(&self.namespace)).enter(follow).expect("a namespace").expect("sockets")
+    }
+
     /// The routes by `a` and `b` as iproute2 shows them: the first of each prefix and metric.
     fn shown(&self) -> BTreeMap<(IpNet, u32), Target> {
         let mut routes = BTreeMap::new();
@@ -450,17 +461,39 @@ fn a_burst_of_routes() {
 }
 
 #[test]
+fn much_is_told_in_portions_while_it_changes() {
+    let Some(mut setting) = Setting::new("much_is_told_in_portions_while_it_changes") else { return };
+    let to = |at: usize| format!("10.{}.{}.0/24", 128 + at / 256, at % 256);
+    let all: String = (0..6000).map(|at| format!("route add {} via 10.1.0.{}\n", to(at), 2 + at % 50)).collect();
+    setting.batch(&all);
+    let (mut follower, mut model, mut rounds) = (setting.another(1 << 20), Model::default(), 0);
+    wait_for("all is told", || {
+        let mut told = 0;
+        let more = follower.poll(Instant::now(), 100, &mut |event| {
+            told += 1;
+            model.take(event);
+        });
+        // As many of news, as many of what a dump has brought, and what little there is of links and addresses.
+        assert!(told < 220, "{told} events at once");
+        rounds += 1;
+        if (20..60).contains(&rounds) {
+            // What has been told by now, and what has not.
+            setting.batch(&format!(
+                "route replace {} via 10.2.0.9\nroute del {}\nroute replace {} via 10.2.0.9\nroute del {}\nroute add {} via 10.2.0.9\n",
+                to(rounds), to(100 + rounds), to(5900 + rounds), to(5800 + rounds), to(6000 + rounds)
+            ));
+        }
+        !more.expect("the kernel answers") && follower.rest(Instant::now()).is_none() && rounds > 60
+    });
+    setting.catch_up();
+    assert_eq!(model.routes.len(), 6000 - 40);
+    assert_eq!(model.routes, setting.model.routes);
+}
+
+#[test]
 fn lost_news_are_made_up_for() {
     let Some(mut setting) = Setting::new("lost_news_are_made_up_for") else { return };
-    let indices = ["a", "b"].map(|name| setting.show(&format!("link show dev {name}"))[0]["ifindex"].as_u64());
-    let follow = || {
-        let mut tables = Tables::default();
-        (0..).zip(indices).for_each(|(port, index)| tables.add_port(port, index.expect("an index") as u32));
-        Follower::with_room(tables, true, 4096)
-    };
-    let space = Namespace::new(Some(&setting.namespace));
-    let mut follower = space.enter(follow).expect("a namespace").expect("sockets");
-    let mut model = Model::default();
+    let (mut follower, mut model) = (setting.another(4096), Model::default());
     let mut catch_up = |model: &mut Model| {
         wait_for("all news are read", || {
             let more = follower.poll(Instant::now(), 100, &mut |event| model.take(event)).expect("the kernel answers");

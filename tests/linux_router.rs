@@ -189,6 +189,7 @@ fn cases() -> Vec<(&'static str, Packet)> {
         ("from the other side", from("10.92.0.77")),
         ("from the box", from("10.91.0.254")),
         ("from the broadcast address", from("10.91.0.255")),
+        ("last hop, from the broadcast address", from("10.91.0.255").ttl(1)),
         ("to loopback", to("127.0.0.1")),
         ("to this network", to("0.1.2.3")),
         ("to the reserved", to("240.0.0.1")),

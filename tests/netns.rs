@@ -238,7 +238,7 @@ fn fragments_and_errors_find_their_way_with_two_workers() {
     let flowgate = Flowgate::start(lab.dir.path(), &toml);
     let [client, server] = &hosts;
     lab.spawn(&server.name, &["/usr/bin/python3", "-c", UDP_ECHO, "7"]);
-    client.does(&["ping", "-n", "-c", "3", "-i", "0.05", "-W", "10", "-s", "20000", V6[1]]);
+    client.pings(V6[1], 3, 20_000);
     client.python(UDP_ASK, &[V6[1], "7", "1453", "2953", "5000", "20000", "65000"]);
     // Errors that quote a whole datagram, and errors that quote a first fragment.
     let before = flowgate.rules()["errors"].0;

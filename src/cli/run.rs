@@ -127,8 +127,8 @@ impl Run {
         let mut good = stopped.report(self.json);
         match end {
             Ok(End::Signal) => {}
-            Ok(End::Worker(worker)) => {
-                eprintln!("flowgate: worker {worker} is gone; everything was stopped");
+            Ok(End::Gone(thread)) => {
+                eprintln!("flowgate: {thread} is gone; everything was stopped");
                 good = false;
             }
             Err(message) => {
@@ -151,10 +151,11 @@ impl Stopped {
         let layout = &self.blueprint.layout;
         let mut total = layout.sheet();
         let mut problems = self.troubles.clone();
-        for (index, sheet) in self.sheets.iter().enumerate() {
+        for (index, sheet) in self.all_sheets().enumerate() {
             let Some(sheet) = sheet else { continue };
             if let Err(why) = sheet.check_law(0) {
-                problems.push(format!("worker {index}: {why}; this is a defect of flowgate, report it"));
+                let whose = if index < self.sheets.len() { format!("worker {index}") } else { "the slow path".into() };
+                problems.push(format!("{whose}: {why}; this is a defect of flowgate, report it"));
             }
             total.merge(sheet, layout);
         }
@@ -173,6 +174,11 @@ impl Stopped {
             eprintln!("flowgate: {problem}");
         }
         problems.is_empty()
+    }
+
+    /// Those of the workers, and the slow path's behind them.
+    fn all_sheets(&self) -> impl Iterator<Item = Option<&Sheet>> {
+        self.sheets.iter().map(Option::as_ref).chain(self.slow.iter().map(Some))
     }
 
     /// (port, received, sent, not taken by the port, lost before flowgate).
@@ -201,7 +207,7 @@ impl Stopped {
             "ports": ports,
             "drops": self.drops(total).map(|(name, n)| (name, Value::from(n))).collect::<serde_json::Map<_, _>>(),
             "account": account(total),
-            "workers": self.sheets.iter().map(|sheet| sheet.as_ref().map(account)).collect::<Vec<_>>(),
+            "workers": self.all_sheets().map(|sheet| sheet.map(account)).collect::<Vec<_>>(),
             "missing_buffers": self.missing_buffers,
             "problems": problems,
         })

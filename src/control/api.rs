@@ -65,20 +65,22 @@ fn ports(running: &Running) -> Value {
     ports.collect()
 }
 
-/// Every worker: where it runs, how busy it is, its account.
+/// Every worker, and the slow path: where it runs, how busy it is, its account.
 fn workers(running: &Running) -> Value {
-    let sheets = running.sheets();
-    let workers = running.workers.iter().zip(&sheets).enumerate().map(|(index, (worker, sheet))| {
+    let workers = running.workers.iter().zip(running.sheets()).enumerate();
+    let workers = workers.map(|(index, (worker, sheet))| (Value::from(index), Value::from(worker.core), sheet));
+    let slow = running.slow_sheet().map(|sheet| ("slow path".into(), Value::Null, sheet));
+    let rows = workers.chain(slow).map(|(worker, core, sheet)| {
         let busy = sheet.of(Account::BusyCycles) as f64 / (sheet.of(Account::Cycles) as f64).max(1.0);
         json!({
-            "worker": index,
-            "core": worker.core,
+            "worker": worker,
+            "core": core,
             "busy": (busy * 1000.0).round() / 1000.0,
-            "account": account(sheet),
+            "account": account(&sheet),
             "balanced": sheet.check_law(0).is_ok(),
         })
     });
-    workers.collect()
+    rows.collect()
 }
 
 /// The terms of a sheet's account by name.

@@ -16,7 +16,7 @@ use crate::explain::Explainer;
 use crate::packet::Meta;
 use crate::stage::pipeline::Blueprint;
 use crate::stage::{Plan, Row};
-use crate::stats::{Published, Sheet};
+use crate::stats::{Layout, Published, Sheet};
 use crate::worker::{Ask, Mailbox, Question};
 
 pub mod api;
@@ -40,6 +40,8 @@ pub struct Running {
     pub explainer: Explainer,
     /// The workers, by index.
     pub workers: Vec<WorkerView>,
+    /// The slow path's counters, if there is one.
+    pub slow: Option<Arc<Published>>,
     /// The ports, by index.
     pub ports: Vec<Arc<dyn PortView>>,
     /// Bit per port: its link is up. Read by the workers.
@@ -183,6 +185,7 @@ impl Running {
             blueprint,
             explainer,
             workers,
+            slow: None,
             ports,
             links,
             started,
@@ -204,6 +207,7 @@ impl Running {
             config: config.source.path().to_owned(),
             explainer: Explainer::live(config, &blueprint),
             workers: workers.collect(),
+            slow: former.slow.clone(),
             ports: former.ports.clone(),
             links: former.links.clone(),
             started: former.started,
@@ -220,10 +224,15 @@ impl Running {
         self.workers.iter().map(|worker| worker.published.read(&self.blueprint.layout)).collect()
     }
 
-    /// All workers' counters added up.
+    /// The slow path's latest counters: those that there are without stages, with which every layout begins.
+    pub fn slow_sheet(&self) -> Option<Sheet> {
+        self.slow.as_ref().map(|slow| slow.read(&Layout::new()))
+    }
+
+    /// All counters added up.
     pub fn total(&self) -> Sheet {
         let mut total = self.blueprint.layout.sheet();
-        for sheet in self.sheets() {
+        for sheet in self.sheets().into_iter().chain(self.slow_sheet()) {
             total.merge(&sheet, &self.blueprint.layout);
         }
         total

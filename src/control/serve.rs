@@ -21,8 +21,8 @@ const TICK: Duration = Duration::from_millis(100);
 pub enum End {
     /// SIGINT or SIGTERM.
     Signal,
-    /// A worker is gone: its index.
-    Worker(usize),
+    /// A thread is gone, the one of this name.
+    Gone(String),
 }
 
 /// The control socket. Its file goes with it.
@@ -66,15 +66,14 @@ impl Drop for Socket {
     }
 }
 
-/// Runs until a signal comes or a worker is gone. `ready` is called once the socket answers, `tick` every 100 ms, which says if a worker is
-/// gone,
-/// `log` with what the operator should know.
+/// Runs until a signal comes or a thread is gone. `ready` is called once the socket answers, `tick` every 100 ms, which says
+/// which thread is gone if one is, `log` with what the operator should know.
 pub fn serve(
     socket: &Socket,
     live: &Live,
     keeper: &Keeper,
     ready: impl FnOnce(),
-    tick: impl Fn() -> Option<usize>,
+    tick: impl Fn() -> Option<String>,
     log: impl Fn(&str),
 ) -> Result<End, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -106,8 +105,8 @@ pub fn serve(
                         log(&format!("port {}: link {}", state.name, if up { "up" } else { "down" }));
                     }
                     running.blueprint.balance(&running.sheets());
-                    if let Some(worker) = tick() {
-                        return Ok(End::Worker(worker));
+                    if let Some(thread) = tick() {
+                        return Ok(End::Gone(thread));
                     }
                 }
             }

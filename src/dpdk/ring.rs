@@ -17,6 +17,8 @@ use crate::packet::{BATCH, Frame};
 struct Ring {
     ring: NonNull<dpdk_sys::rte_ring>,
     layout: Layout,
+    /// Frames it holds at most.
+    room: u32,
 }
 
 // SAFETY: the memory belongs to no thread, and rte_ring allows one producer and one consumer at a time, which the two
@@ -53,7 +55,8 @@ pub fn ring(size: usize) -> Result<(Producer, Consumer), Errno> {
     let flags = dpdk_sys::RING_F_SP_ENQ | dpdk_sys::RING_F_SC_DEQ;
     // SAFETY: the memory is as large as DPDK asked for that many elements of that size, and aligned to cache lines.
     let result = unsafe { dpdk_sys::rte_ring_init(ring.as_ptr(), c"flowgate".as_ptr(), count, flags) };
-    let ring = Arc::new(Ring { ring, layout });
+    // A slot stays free, or a full ring would look like an empty one.
+    let ring = Arc::new(Ring { ring, layout, room: count.saturating_sub(1) });
     Errno::check(result)?;
     Ok((Producer(ring.clone(), PhantomData), Consumer(ring, PhantomData)))
 }
@@ -71,6 +74,12 @@ impl Producer {
             *frame = Frame::EMPTY;
         }
         n
+    }
+
+    /// True if nothing would go in at this moment.
+    pub fn is_full(&self) -> bool {
+        // SAFETY: reads two indices of a live ring.
+        unsafe { dpdk_sys::fg_ring_count(self.0.ring.as_ptr()) >= self.0.room }
     }
 }
 
@@ -140,7 +149,9 @@ mod tests {
         let mut heap = Heap::new(8, 8);
         let mut frames: Vec<Frame> = (0..6u8).map(|n| heap.frame(&[n]).expect("room")).collect();
         // A ring of 4 slots keeps one of them free.
+        assert!(!producer.is_full());
         assert_eq!(producer.push(&mut frames), 3);
+        assert!(producer.is_full());
         assert_eq!((frames[3].bytes(), consumer.len()), (&[3u8][..], 3));
         let mut out = [const { Frame::EMPTY }; BATCH];
         assert_eq!(consumer.pop(&mut out), 3);

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::Event;
 use super::message::{News, nexthop, parse};
 use super::netlink::{DATAGRAM, Netlink, Request, messages};
-use super::tables::{Census, Tables};
+use super::tables::{Before, Census, Tables};
 
 /// Room for news that are not read yet, in bytes. A route takes about a thousand.
 const ROOM: usize = 128 << 20;
@@ -59,6 +59,8 @@ pub struct Follower {
     routes: bool,
     tables: Tables,
     dump: Option<Dump>,
+    /// The tables before the last dump, while it is being told how they differ.
+    before: Option<Before>,
     /// A request whose dump was given up: the kernel begins no other before all of it is read.
     rest_of: Option<u32>,
     /// Whether the kernel may have changed more than it told.
@@ -95,6 +97,7 @@ impl Follower {
             routes,
             tables,
             dump: None,
+            before: None,
             rest_of: None,
             stale: true,
             not_before: None,
@@ -111,14 +114,21 @@ impl Follower {
         }
     }
 
-    /// Reads at most `budget` datagrams of news, and as many of a dump if one is due or under way, and reports what changed.
-    /// Returns whether there may be more to read at once. An error means that the kernel cannot be asked; calling again is
+    /// Reads at most `budget` messages of news, and about as many of a dump if one is due or under way or that many of the
+    /// routes it has brought, and reports what changed. Returns whether there may be more to read at once. An error means that the kernel cannot be asked; calling again is
     /// right.
     pub fn poll(&mut self, now: Instant, budget: usize, out: &mut dyn FnMut(Event)) -> io::Result<bool> {
         let drained = self.read_news(budget, out)?;
         self.skip_rest(budget)?;
         if self.rest_of.is_some() {
             return Ok(true);
+        }
+        if let Some(before) = &mut self.before {
+            if !self.tables.report_routes(before, budget, out) {
+                return Ok(true);
+            }
+            self.before = None;
+            out(Event::Synced);
         }
         if self.dump.is_none() && self.stale && drained && self.not_before.is_none_or(|from| now >= from) {
             // News from before a gap have all been read: the dump knows better than they.
@@ -167,7 +177,12 @@ impl Follower {
     /// Whether there was nothing left to read.
     fn read_news(&mut self, budget: usize, out: &mut dyn FnMut(Event)) -> io::Result<bool> {
         for _ in 0..budget {
-            let Follower { news, buffer, tables, dump, stale, mishaps, .. } = self;
+            let Follower { news, buffer, tables, dump, before, stale, mishaps, .. } = self;
+            // Routes that will be told of anyway are not told of twice.
+            let mut out = |event: Event| match (&event, &*before) {
+                (Event::Route { route, .. }, Some(before)) if before.is_due(route.to, route.metric) => {}
+                _ => out(event),
+            };
             match news.receive(buffer, false) {
                 Ok(datagram) => {
                     let whole = messages(datagram, |message| match parse(&message) {
@@ -175,7 +190,7 @@ impl Follower {
                             if let Some(dump) = dump.as_mut() {
                                 dump.journal.push(news.clone());
                             }
-                            *stale |= tables.apply(news, out);
+                            *stale |= tables.apply(news, &mut out);
                         }
                         Ok(None) => {}
                         Err(_) => mishaps.unreadable += 1,
@@ -236,7 +251,8 @@ impl Follower {
         drained: bool,
         out: &mut dyn FnMut(Event),
     ) -> io::Result<bool> {
-        for _ in 0..budget {
+        let mut read = 0;
+        while read < budget {
             let Some(number) = dump.number else {
                 match dump.left.next() {
                     Some(step) if !self.routes && *step > Step::Addresses => {}
@@ -245,7 +261,7 @@ impl Follower {
                     None if !drained => break,
                     None => {
                         self.finish(dump, out);
-                        return Ok(false);
+                        return Ok(true);
                     }
                 }
                 continue;
@@ -264,6 +280,7 @@ impl Follower {
             };
             let mut result = Ok(());
             messages(datagram, |message| {
+                read += 1;
                 if message.sequence != number {
                     return;
                 }
@@ -300,8 +317,7 @@ impl Follower {
         dump.journal.into_iter().for_each(|news| self.stale |= tables.load(news));
         tables.forget_missing();
         tables.report_from(&self.tables, out);
-        self.tables = tables;
-        out(Event::Synced);
+        self.before = Some(Before::new(std::mem::replace(&mut self.tables, tables)));
     }
 }
 

@@ -3,9 +3,9 @@
 //! Nothing that was reported is stored: it follows from the tables, before a change and after it, and the difference is
 //! reported. So whatever happened, reports and tables agree.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
+use std::ops::Bound;
 
 use ipnet::IpNet;
 
@@ -316,7 +316,9 @@ impl Tables {
         })
     }
 
-    /// Reports what has to be done where these tables take the place of others.
+    /// Reports what has to be done where these tables take the place of others; of routes [`report_routes`] tells.
+    ///
+    /// [`report_routes`]: Tables::report_routes
     pub fn report_from(&self, before: &Tables, out: &mut dyn FnMut(Event)) {
         for (port, link) in &self.links {
             let told = |link: &Link| (link.up, link.mtu, link.mac);
@@ -334,17 +336,28 @@ impl Tables {
         let (old, new) = (addresses(before), addresses(self));
         old.difference(&new).for_each(|(port, net)| out(Event::Address { port: *port, net: *net, added: false }));
         new.difference(&old).for_each(|(port, net)| out(Event::Address { port: *port, net: *net, added: true }));
-        let (mut old, mut new) = (before.all().peekable(), self.all().peekable());
-        let place = |route: &Route| (route.to, route.metric);
-        loop {
-            let order = match (old.peek(), new.peek()) {
-                (None, None) => return,
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some(old), Some(new)) => place(old).cmp(&place(new)),
-            };
-            report(old.next_if(|_| order.is_le()), new.next_if(|_| order.is_ge()), out);
+    }
+
+    /// Goes on telling how routes differ from those these came in place of, at most so many. Returns whether that was all. What
+    /// becomes of routes whose turn has not come ([`Before::is_due`]) is not to be told otherwise.
+    pub fn report_routes(&self, before: &mut Before, budget: usize, out: &mut dyn FnMut(Event)) -> bool {
+        let Before { tables: Tables { routes, known, .. }, told } = before;
+        let behind = told.map_or(Bound::Unbounded, |(to, metric)| Bound::Excluded(*Key::of(to, metric).end()));
+        let mut here = self.routes.range((behind, Bound::Unbounded)).map(|(key, _)| key.place()).peekable();
+        for _ in 0..budget {
+            let next = [routes.keys().next().map(Key::place), here.peek().copied()].into_iter().flatten().min();
+            let Some(place) = next else { return true };
+            while here.next_if_eq(&place).is_some() {}
+            let mut was = None;
+            while routes.first_key_value().is_some_and(|(key, _)| key.place() == place)
+                && let Some((key, entry)) = routes.pop_first()
+            {
+                was = was.or_else(|| known.route(&key, &entry));
+            }
+            report(was, self.route(&self.known, place.0, place.1), out);
+            *told = Some(place);
         }
+        false
     }
 
     /// What the main table holds.
@@ -362,7 +375,30 @@ impl Tables {
     }
 }
 
+/// Tables whose place others have taken, as far as that has not been told.
+pub struct Before {
+    tables: Tables,
+    /// Up to which prefix and metric it has.
+    told: Option<(IpNet, u32)>,
+}
+
+impl Before {
+    /// Nothing has been told yet.
+    pub fn new(tables: Tables) -> Before {
+        Before { tables, told: None }
+    }
+
+    /// Whether it is still to be told how the route to a prefix with a metric differs.
+    pub fn is_due(&self, to: IpNet, metric: u32) -> bool {
+        self.told.is_none_or(|told| (to, metric) > told)
+    }
+}
+
 impl Key {
+    fn place(&self) -> (IpNet, u32) {
+        (self.to, self.metric)
+    }
+
     fn of(to: IpNet, metric: u32) -> std::ops::RangeInclusive<Key> {
         Key { to, metric, order: 0 }..=Key { to, metric, order: u64::MAX }
     }
@@ -565,10 +601,17 @@ mod tests {
         old.load(route("9.0.0.0/8", own(&[way("1.1.1.1", 10)]), Change::Append));
         new.load(route("11.0.0.0/8", own(&[way("1.1.1.1", 10)]), Change::Append));
         let mut events = Vec::new();
-        new.report_from(&old, &mut |event| match event {
-            Event::Route { route, added } => events.push((route.to.to_string(), added)),
-            other => panic!("{other:?}"),
-        });
+        new.report_from(&old, &mut |event| panic!("{event:?}"));
+        let (mut before, nine) = (Before::new(old), "9.0.0.0/8".parse().expect("a prefix"));
+        // The third to be looked at is the same in both.
+        for (done, due) in [(false, true), (true, false)] {
+            assert!(before.is_due(nine, 5) == due);
+            let all = new.report_routes(&mut before, 3, &mut |event| match event {
+                Event::Route { route, added } => events.push((route.to.to_string(), added)),
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(all, done);
+        }
         let expected = [("9.0.0.0/8", false), ("10.0.0.0/8", true), ("11.0.0.0/8", true)];
         assert_eq!(events, expected.map(|(to, added)| (to.to_owned(), added)));
     }

@@ -2,7 +2,7 @@
 //!
 //! Only says what there is; what comes of it is decided elsewhere. Meant is:
 //! - Source routes are refused (RFC 7126 sections 4.3 and 4.4; RFC 1812 section 5.2.4.1 leaves it to the configuration).
-//! - Router alert goes the slow way (RFC 2113, RFC 2711; under a policer, RFC 6398 section 5).
+//! - Router alert (RFC 2113, RFC 2711) is for routers that somebody has asked to heed it (RFC 6398 section 3).
 //! - Record route and timestamp pass as they are: nothing is written to them, and no error is made of one that is full, which
 //!   RFC 7126 sections 4.5 and 4.7 permit where RFC 1812 section 4.2.2.6 would have them filled in.
 //! - All others pass too, IPv6's hop-by-hop options among them, which routers need not read (RFC 8200 section 4).

@@ -8,7 +8,7 @@ use crate::stats::{Account, Engine};
 use super::{Observer, Worker};
 
 impl<I: Io, O: Observer> Worker<I, O> {
-    /// Sends packet `i` of the batch in pieces, if it may be cut. Without a buffer the rest of them is lost.
+    /// Sends packet `i` of the batch in pieces, if it may be cut. A piece without a buffer is dropped.
     #[cold]
     pub(super) fn cut(&mut self, i: usize, mtu: u16) -> bool {
         let Some(cut) = Cut::plan(&self.batch.frames[i], &self.batch.metas[i], mtu) else { return false };
@@ -16,12 +16,11 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let mut whole = self.batch.frames[i].take();
         for piece in 0..cut.pieces() {
             // The first stands for the packet itself.
-            let lost = if piece == 0 { 1 } else { 0 };
+            self.sheet.account(Account::Created, u64::from(piece > 0));
             let Some(mut part) = self.io.create() else {
-                self.tally(Engine::TooBig.into(), lost);
-                break;
+                self.tally(Engine::NoBuffer.into(), 1);
+                continue;
             };
-            self.sheet.account(Account::Created, 1 - lost as u64);
             if !cut.write(piece, &whole, &mut part) {
                 self.tally(Engine::TooBig.into(), 1);
                 self.io.free(std::slice::from_mut(&mut part));

@@ -125,7 +125,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
             return;
         }
         let taken = desk.own.to.push(&mut desk.outbox.frames[..len]);
-        self.sheet.account(Account::Consumed, taken as u64);
+        self.sheet.account(Account::HandedOut, taken as u64);
         if taken < len {
             self.io.free(&mut desk.outbox.frames[taken..len]);
             let reason = desk.own.reasons.at(Drops::KernelFull);
@@ -139,7 +139,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let Some(Desk { own: Own { from: Some(from), .. }, .. }) = &mut self.desk else { return 0 };
         let n = from.pop(&mut self.batch.frames);
         if n > 0 {
-            self.sheet.account(Account::Created, n as u64);
+            self.sheet.account(Account::HandedIn, n as u64);
             self.run(n, now);
         }
         n

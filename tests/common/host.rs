@@ -163,7 +163,46 @@ pub fn inside(namespace: &str, program: &[&str]) -> Command {
     command
 }
 
+/// Sends echo requests 50 ms apart and waits until each is answered, once and with its own data; a minute in all. ping(8) is no
+/// use for that: when it has seen one reply it waits for the last one no longer than twice the longest round trip.
+const PING: &str = r"
+import os, select, socket, struct, sys, time
+to, count, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+six = ':' in to
+family, protocol, ask, answer = (socket.AF_INET6, socket.IPPROTO_ICMPV6, 128, 129) if six else (socket.AF_INET, 1, 8, 0)
+s = socket.socket(family, socket.SOCK_RAW, protocol)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+def request(body):
+    words = struct.pack('!BBH', ask, 0, 0) + body
+    n = 0 if six else sum(struct.unpack('!%dH' % ((len(words) + 1) // 2), words + bytes(len(words) % 2)))
+    while n >> 16: n = (n & 0xffff) + (n >> 16)
+    # The kernel fills in the checksum of ICMPv6.
+    return struct.pack('!BBH', ask, 0, ~n & 0xffff) + body
+data = bytes(i & 255 for i in range(size))
+bodies = [struct.pack('!HH', os.getpid() & 0xffff, number) + data for number in range(count)]
+left, sent, due = set(range(count)), 0, time.monotonic()
+end = due + 60
+while left and time.monotonic() < end:
+    if sent < count and time.monotonic() >= due:
+        try:
+            s.sendto(request(bodies[sent]), (to, 0))
+        except OSError as error:
+            sys.exit(f'{to}, {size} bytes, request {sent}: {error}')
+        sent, due = sent + 1, due + 0.05
+    if select.select([s], [], [], max(0, due - time.monotonic()) if sent < count else 1)[0]:
+        got = s.recv(1 << 16)
+        got = got if six else got[(got[0] & 15) * 4:]
+        if got[0] == answer and got[4:] in bodies:
+            left.remove(bodies.index(got[4:]))
+if left: sys.exit(f'{to}, {size} bytes: no answer to {sorted(left)} of {count}')
+";
+
 impl Host {
+    /// Pings so many times with so many bytes, and fails unless every request is answered.
+    pub fn pings(&self, to: &str, count: usize, size: usize) {
+        self.python(PING, &[to, &count.to_string(), &size.to_string()]);
+    }
+
     /// Runs a program to its end.
     pub fn output(&self, program: &[&str]) -> Output {
         inside(&self.name, program).stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{program:?}: {error}"))

@@ -25,6 +25,10 @@ pub struct Arrival {
     reasons: ReasonBase,
 }
 
+/// UDP ports of DHCP (RFC 2131 section 4.1).
+const DHCP_SERVER: u16 = 67;
+const DHCP_CLIENT: u16 = 68;
+
 impl Arrival {
     /// `reasons` are those of [`Drops`].
     pub fn new(routing: Arc<Routing>, reasons: ReasonBase) -> Arrival {
@@ -38,7 +42,8 @@ impl Arrival {
         let mut closer = batch.live & batch.uncommon;
         let macs = self.routing.macs.first();
         for i in bits(batch.live & !batch.uncommon) {
-            closer |= Mask::from(!is_for(macs, batch.metas[i].port, &batch.frames[i])) << i;
+            let meta = &batch.metas[i];
+            closer |= Mask::from(!is_for(macs, meta.port, &batch.frames[i]) | (meta.dport == DHCP_CLIENT)) << i;
         }
         if closer != 0 {
             self.look(closer, batch);
@@ -74,7 +79,7 @@ impl Arrival {
     }
 
     /// True if stages are to see the packet, false if it is for control.
-    fn look_closer(&self, frame: &Frame, meta: &Meta) -> Result<bool, (Drops, Answer)> {
+    fn look_closer(&self, frame: &Frame, meta: &mut Meta) -> Result<bool, (Drops, Answer)> {
         let Some(&station) = frame.bytes().first_chunk::<6>() else {
             return Err((Drops::OtherStation, Answer::Nothing));
         };
@@ -108,7 +113,25 @@ impl Arrival {
                 }
             }
         }
+        if meta.dport == DHCP_CLIENT && self.is_lease(frame, meta) {
+            // It is judged as the broadcast it might as well be.
+            meta.dst = [0; 16];
+            meta.dst[..4].fill(255);
+        }
         Ok(true)
+    }
+
+    /// Whether a DHCP server tells the box's own client something, in a frame to it (RFC 2131 section 4.1): to the address it is to
+    /// have, which it has not yet.
+    fn is_lease(&self, frame: &Frame, meta: &Meta) -> bool {
+        // RFC 2131 section 2: BOOTREPLY, Ethernet, six bytes of address; at byte 28 the client's address.
+        let message = frame.bytes().get(meta.l4() + 8..meta.end()).unwrap_or_default();
+        let client = message.get(28..).and_then(|rest| rest.first_chunk::<6>());
+        meta.has(flag::IPV4 | flag::PORTS)
+            && (meta.proto, meta.sport) == (protocol::UDP, DHCP_SERVER)
+            && message.starts_with(&[2, 1, 6])
+            && client.is_some_and(|client| self.routing.macs.is_one(meta.port, *client))
+            && !matches!(self.hop(meta), Hop::Local { .. })
     }
 
     fn hop(&self, meta: &Meta) -> Hop {

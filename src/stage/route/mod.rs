@@ -72,7 +72,7 @@ crate::lines! {
         Unanswered = "unanswered",
         /// For the box itself, beyond what its kernel is given (`kernel.rate`).
         Policed = "policed",
-        /// For the box itself, and its kernel's queue is full or there is none.
+        /// For the box itself, and the queue to its kernel is full or there is none.
         KernelFull = "kernel-full",
         /// An echo request to the box whose checksum is wrong.
         BadEcho = "bad-echo",

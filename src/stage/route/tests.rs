@@ -133,6 +133,15 @@ fn what_cannot_go_on_is_answered_as_the_rfcs_say() {
 }
 
 #[test]
+fn nobody_is_told_who_says_to_be_everybody_on_a_link() {
+    let mut bench = router(PLAIN);
+    for (source, told) in [("10.0.0.5:9", true), ("10.0.0.255:9", false)] {
+        let ends = bench.push_all("lan", &[to_lan(Packet::udp(source, "203.0.113.130:53"))]);
+        assert_eq!((ends[0].reason(), ends.len() > 1), ("route.unreachable", told), "{source}");
+    }
+}
+
+#[test]
 fn the_first_packet_waits_for_its_neighbor() {
     for toml in [PLAIN, TRACKED] {
         let mut bench = router(toml);
@@ -194,6 +203,38 @@ fn the_box_answers_pings_and_takes_what_is_for_it() {
         assert_eq!(other.reason(), "route.other-station");
         let broadcast = bench.push("lan", &Packet::udp("10.0.0.5:1", "198.51.100.1:2").macs(HOST, [255; 6]).bytes());
         assert_eq!(broadcast.reason(), "route.link-broadcast");
+    }
+}
+
+#[test]
+fn a_dhcp_server_reaches_the_boxs_client_before_it_has_an_address() {
+    // What the client is told: BOOTREPLY, Ethernet, and whom.
+    let reply = |chaddr: [u8; 6]| {
+        let mut message = vec![0; 240];
+        message[..3].copy_from_slice(&[2, 1, 6]);
+        message[28..34].copy_from_slice(&chaddr);
+        message
+    };
+    let strict = "[pipeline]\nstages = ['conntrack', 'route', 'acl']\n[[acl.rule]]\nname = 'lease'\nfrom = 'inside'\n\
+                  to = 'self'\nservice = 'udp/68'\naction = 'allow'\n";
+    for (toml, by_rule) in [(PLAIN, false), (TRACKED, false), (strict, true)] {
+        let mut bench = router(toml);
+        for (from, to, message, port) in [
+            // There is a route to it, which a frame for somebody else takes.
+            ("10.0.0.9:67", "172.16.0.7:68", reply(mac(0)), "self"),
+            ("10.0.0.9:67", "255.255.255.255:68", reply(mac(0)), "self"),
+            ("10.0.0.9:67", "172.16.0.7:68", reply(PEER), "wan"),
+            ("10.0.0.9:68", "172.16.0.7:68", reply(mac(0)), "wan"),
+            ("10.0.0.9:67", "172.16.0.7:68", reply(mac(0))[..33].to_vec(), "wan"),
+        ] {
+            let end = bench.push("lan", &to_lan(Packet::udp(from, to).payload(&message)));
+            match (end, by_rule && port != "self") {
+                (End::Sent { port: left, rule, .. }, false) => {
+                    assert_eq!((left.as_str(), rule.is_some()), (port, by_rule), "{from} > {to}");
+                }
+                (end, denied) => assert!(denied && end.reason() == "acl.denied-default", "{from} > {to}: {end:?}"),
+            }
+        }
     }
 }
 
