@@ -347,7 +347,7 @@ fn expiry(criterion: &mut Criterion) {
 
 fn memory(_: &mut Criterion) {
     let entries = 10_000_000;
-    let (v4, v6) = (Table::<EntryV4>::bytes_per_flow(entries), Table::<EntryV6>::bytes_per_flow(entries));
+    let (v4, v6) = (Table::<EntryV4>::bytes_per_flow(entries, 0), Table::<EntryV6>::bytes_per_flow(entries, 0));
     println!("bytes a flow, index included: {v4} (IPv4), {v6} (IPv6)");
 }
 

@@ -123,7 +123,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     if let (Some(path), Some(rule)) = (&arguments.open, arguments.rule) {
         let ports = vec!["in".into(), "out".into()];
-        let names = Names { config: "bench.toml".into(), rules: vec![rule], ports };
+        let names = Names { config: "bench.toml".into(), rules: vec![rule], ports, steering: None };
         let saved = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64;
         let writer = Writer::new(BufWriter::new(File::create(path)?), &names, saved)?;
         if kind.is_v4() {

@@ -209,7 +209,7 @@ impl Appliance {
         let handoffs = handoffs(workers, &begun)?;
         let kernel = kernel(config, &blueprint, up)?;
         let (mut owns, ends) = owns(config, &blueprint, workers)?;
-        let key = Key::random();
+        let key = saved.as_ref().and_then(Saved::key).unwrap_or_else(Key::random);
         let mut all: Vec<_> = (0..workers).map(|worker| tables(&blueprint, eal, worker)).collect::<Result<_, _>>()?;
         let mut notes = eal.notes().to_vec();
         if let (Some(saved), Some(path)) = (saved, flows) {
@@ -289,7 +289,7 @@ impl Appliance {
             begun.into_iter().zip(config.devices()).map(|(begun, of)| Arc::new(live(begun.port, of))).collect();
         let mut views_of_ports: Vec<_> = ports.iter().map(|port| port.clone() as Arc<dyn PortView>).collect();
         views_of_ports.extend(vlans(config, &ports).map(|vlan| Arc::new(vlan) as Arc<dyn PortView>));
-        let mut view = Running::new(config, blueprint, views, views_of_ports, links, tsc_hz);
+        let mut view = Running::new(config, blueprint, views, views_of_ports, links, tsc_hz, key);
         view.slow = slow.as_ref().map(|_| published);
         view.follow_links();
         let live = Live::new(view);

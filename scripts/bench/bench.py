@@ -54,6 +54,8 @@ class Case(NamedTuple):
     table: Optional[int] = None
     # Nothing leaves: the rate is that of the packets received.
     drops: bool = False
+    # Every flow is to be translated, and the packets counted are those of such flows.
+    translates: bool = False
     # Ratios to io that are asked for, by what the frames are, flows, and whether routes are many.
     floors: dict = {}
 
@@ -120,6 +122,7 @@ CASES = {
         points=NAT_POINTS,
         quick=NAT_POINTS,
         floors=NAT_FLOORS,
+        translates=True,
     ),
 }
 
@@ -173,6 +176,8 @@ class Bench:
             before = process.tracked()
             mpps = process.rate(self.seconds) / 1e6
             after = process.tracked()
+            if name in CASES and CASES[name].translates and system == "flowgate":
+                process.check_translation(at.flows)
         where = f"rules {at.rules:>6}  {at.kind:<4} flows {at.flows:>7}  routes {at.routes:>7}"
         note(f"  {system:<9} {name:<12} {where}  {mpps:7.2f} Mpps")
         self.rates.setdefault((system, name, at), []).append(mpps)

@@ -265,3 +265,18 @@ class Flowgate(Process):
         stages = {stage["stage"]: stage for stage in self.show("pipeline")["stages"]}
         judged = stages["conntrack"]["counters"]["new"] + sum(stages["acl"]["drops"].values())
         return {"judged": judged, "invalid": sum(stages["conntrack"]["drops"].values())}
+
+    def check_translation(self, flows):
+        """Raises Broken unless each of the flows is in the table as a translated one, to an address of the pool, and unless all
+        packets that pass are theirs: what was measured would be something else."""
+        stages = {stage["stage"]: stage for stage in self.show("pipeline")["stages"]}
+        counters = stages["conntrack"]["counters"]
+        if counters["translated"] < flows or counters["translated"] != counters["flows"]:
+            raise self.broken(f"translates {counters['translated']} of {counters['flows']} flows, and there are {flows}")
+        seen = self.show("flows")["flows"]
+        for flow in seen:
+            to = flow["translated"]
+            if to is None or not traffic.is_pooled(to["source"]) or to["destination"] != flow["destination"]:
+                raise self.broken(f"has a flow that is not translated as it should be: {flow}")
+        if not any(flow["packets"][0] > 1 for flow in seen):
+            raise self.broken("forwards packets of none of the translated flows")

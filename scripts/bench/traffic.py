@@ -23,9 +23,10 @@ ADDRESSES = (("10.0.0.1/24", "2001:db8:a::1/64"), ("203.0.113.1/24", "2001:db8:b
 GATEWAYS = {"ipv4": "203.0.113.2", "ipv6": "2001:db8:b::2"}
 GATEWAY_MAC = "02:00:00:00:00:0b"
 # Addresses that sources become, IPv4 and IPv6: ports enough for a flow each.
-POOL = (
-    '[[snat.rule]]\nsource = "10.0.0.0/8"\nto = "out"\nto_source = "203.0.113.16/28"\n'
-    '[[snat.rule]]\nsource = "2001:db8:1::/48"\nto = "out"\nto_source = "2001:db8:b::100/124"\n'
+POOLS = (ipaddress.ip_network("203.0.113.16/28"), ipaddress.ip_network("2001:db8:b::100/124"))
+POOL = "".join(
+    f'[[snat.rule]]\nsource = "{source}"\nto = "out"\nto_source = "{pool}"\n'
+    for source, pool in zip(("10.0.0.0/8", SOURCES_V6), POOLS)
 )
 # The last rule as files of flows name it.
 LAST = "acl/traffic"
@@ -61,6 +62,10 @@ def write_pcap(path, flows):
 
 def gateway(kind):
     return GATEWAYS["ipv6" if kind.endswith("6") else "ipv4"]
+
+
+def is_pooled(address):
+    return any(ipaddress.ip_address(address) in pool for pool in POOLS)
 
 
 def neighbors():

@@ -81,7 +81,11 @@ impl Which {
             let of = |key: &str| cell(&value["tables"][family][key]);
             let (used, entries, half_open, budget) =
                 (of("used"), of("entries"), of("half_open"), of("half_open_budget"));
-            println!("{name}: {used} of {entries} entries used, {half_open} half-open of at most {budget}");
+            let translated = match value["tables"][family]["translated"].as_u64() {
+                None | Some(0) => String::new(),
+                Some(flows) => format!(", {flows} of them translated (in the index twice)"),
+            };
+            println!("{name}: {used} of {entries} entries used{translated}, {half_open} half-open of at most {budget}");
         }
     }
 }
@@ -91,6 +95,7 @@ fn flows(value: &Value) {
         "protocol",
         "source",
         "destination",
+        "translated to",
         "state",
         "in > out",
         "rule",
@@ -102,18 +107,25 @@ fn flows(value: &Value) {
         "expires in",
     ];
     let seconds = |value: &Value| format!("{:.1} s", value.as_f64().unwrap_or(0.0));
+    let end = |of: &Value, address: &str, port: &str| match (cell(&of[address]), &of[port]) {
+        (address, Value::Null) => address,
+        (address, port) if address.contains(':') => format!("[{address}]:{port}"),
+        (address, port) => format!("{address}:{port}"),
+    };
+    let id = |of: &Value| of["id"].as_u64().map_or(String::new(), |id| format!(" id {id}"));
+    let ends = |of: &Value| [end(of, "source", "source_port"), end(of, "destination", "destination_port")];
     let lines = rows(&value["flows"]).iter().map(|flow| {
-        let end = |address: &str, port: &str| match (cell(&flow[address]), &flow[port]) {
-            (address, Value::Null) => address,
-            (address, port) if address.contains(':') => format!("[{address}]:{port}"),
-            (address, port) => format!("{address}:{port}"),
+        let [source, destination] = ends(flow);
+        let translated = match &flow["translated"] {
+            Value::Null => String::new(),
+            to => ends(to).join(" > ") + &id(to),
         };
         let vlan = flow["vlan"].as_u64().map_or(String::new(), |vlan| format!(" vlan {vlan}"));
-        let id = flow["id"].as_u64().map_or(String::new(), |id| format!(" id {id}"));
         vec![
-            format!("{}{id}", cell(&flow["protocol"])),
-            end("source", "source_port"),
-            end("destination", "destination_port"),
+            cell(&flow["protocol"]) + &id(flow),
+            source,
+            destination,
+            translated,
             cell(&flow["state"]),
             format!("{} > {}{vlan}", cell(&flow["from"]), cell(&flow["to"])),
             cell(&flow["rule"]),
@@ -125,7 +137,7 @@ fn flows(value: &Value) {
             seconds(&flow["expires_in"]),
         ]
     });
-    table::print(&columns, lines, &[6, 7, 8, 9, 10, 11]);
+    table::print(&columns, lines, &[7, 8, 9, 10, 11, 12]);
     if value["more"] == true {
         println!("there are more; --top N shows them, --sort the first by a measure");
     }

@@ -391,7 +391,8 @@ impl Running {
 
     /// Writes all flows as a file.
     pub fn save_flows(&self, out: impl Write) -> io::Result<()> {
-        let mut writer = Writer::new(out, &saved_names(&self.config, &self.names, &self.blueprint), now())?;
+        let names = saved_names(&self.config, &self.names, &self.blueprint, self.key);
+        let mut writer = Writer::new(out, &names, now())?;
         let mut failure = None;
         let visited = self.visit(&Selection::default(), Task::copy, |_, visit, _| {
             let Task::Copy { v4, v6 } = &mut visit.task else { return false };
@@ -417,6 +418,7 @@ impl Running {
             json!({
                 "used": sum(|table| table.used),
                 "entries": sum(|table| table.entries),
+                "translated": sum(|table| table.translated),
                 "half_open": sum(|table| table.half_open),
                 "half_open_budget": sum(|table| table.budget),
             })

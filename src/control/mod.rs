@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::config::names::Names;
 use crate::explain::Explainer;
 use crate::packet::Meta;
+use crate::packet::steer::Key;
 use crate::stage::pipeline::Blueprint;
 use crate::stage::{Plan, Row};
 use crate::stats::{Layout, Published, Sheet};
@@ -54,6 +55,8 @@ pub struct Running {
     pub names: Names,
     /// True if each port has a kernel interface.
     pub interfaces: bool,
+    /// By what packets are given to workers. A secret.
+    pub key: Key,
     /// One question at a time, so that answers find their asker; how many there were.
     asking: Arc<Mutex<u64>>,
 }
@@ -175,6 +178,7 @@ impl Running {
         ports: Vec<Arc<dyn PortView>>,
         links: Arc<AtomicU64>,
         tsc_hz: u64,
+        key: Key,
     ) -> Running {
         let (explainer, path) = (Explainer::live(config, &blueprint), config.source.path().to_owned());
         let names = config.names.clone();
@@ -192,6 +196,7 @@ impl Running {
             tsc_hz,
             names,
             interfaces,
+            key,
             asking,
         }
     }

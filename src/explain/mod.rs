@@ -25,6 +25,7 @@ use crate::packet::decode::{strip_tag, walk};
 use crate::packet::frame::Heap;
 use crate::packet::meta::flag;
 use crate::packet::steer::{self, Key};
+use crate::packet::translate::Tuple;
 use crate::packet::{BATCH, Batch, Frame, Mask, Meta, NO_FLOW, NO_PORT, NO_RULE, SELF_PORT};
 use crate::route::Routing;
 use crate::route::adjacency::{Adjacency, GLEAN, ROUTED, State};
@@ -32,9 +33,11 @@ use crate::route::neighbor::stand_in;
 use crate::route::router::Router;
 use crate::route::show;
 use crate::stage::Stage as _;
+use crate::stage::dnat::Dnat;
 use crate::stage::pipeline::{Blueprint, Witness};
 use crate::stage::route::Route;
-use crate::stage::{Action, Depth, Row, Verdict};
+use crate::stage::snat::Snat;
+use crate::stage::{Action, Depth, NO_SNAT, Row, Rule, Verdict};
 use crate::stats::{Layout, Reason};
 use crate::verdict::{Namer, Outcome, summary};
 use crate::wire::ethernet::Ethernet;
@@ -90,6 +93,10 @@ pub struct Step {
     pub rule: u16,
     /// Of a stage that routes: for what destination, and the adjacency.
     way: Option<(IpAddr, u32)>,
+    /// Of a flow stage: by what addresses and ports those behind it judge.
+    judged: Option<Tuple>,
+    /// Likewise, how the source is to be translated.
+    snat: u16,
 }
 
 /// How the packet ended.
@@ -116,6 +123,8 @@ pub struct Explanation {
     pub answer: Option<(String, u8)>,
     /// The neighbor that is not known yet, and its port.
     awaited: Option<(IpAddr, u8)>,
+    /// The facts of a packet that is not about another, as it came.
+    received: Option<Meta>,
     /// In a few words.
     summary: String,
     headers: Vec<(&'static str, Map<String, Value>)>,
@@ -137,7 +146,7 @@ struct Recorder {
 
 impl Recorder {
     fn step(&mut self, stage: usize, decision: Decision, rule: u16) {
-        self.steps.push(Step { stage, decision, rule, way: None });
+        self.steps.push(Step { stage, decision, rule, way: None, judged: None, snat: NO_SNAT });
     }
 }
 
@@ -203,8 +212,9 @@ impl Witness for Recorder {
             Decision::Nothing
         };
         self.step(stage, decision, after.rule);
-        let way = facts[0].destination().map(|to| (to, after.adjacency));
-        self.steps.last_mut().expect("just pushed").way = way;
+        let step = self.steps.last_mut().expect("just pushed");
+        step.way = facts[0].destination().map(|to| (to, after.adjacency));
+        (step.judged, step.snat) = (Some(Tuple::of(&facts[0])), after.snat);
     }
 }
 
@@ -338,6 +348,7 @@ impl Explainer {
     }
 
     fn tell(&self, port: u8, bytes: &[u8], now: u64, told: Recorder) -> Explanation {
+        let received = self.flow_of(port, bytes);
         let (_, bytes) = self.received(port, bytes);
         let Recorder { steps, end, answer, held, .. } = told;
         let kept = || (End::Kept, Meta { port, ..Meta::UNKNOWN });
@@ -351,7 +362,8 @@ impl Explainer {
         let (headers, summary) = (headers(&whole, &self.blueprint.layout), summary(&whole, &Meta::UNKNOWN));
         heap.give_back(whole);
         let length = bytes.len() as u32;
-        Explanation { steps, end, facts, answer, awaited: None, summary, headers, time: now, length }
+        let received = received.filter(|_| !facts.has(flag::ICMP_ERROR));
+        Explanation { steps, end, facts, answer, awaited: None, received, summary, headers, time: now, length }
     }
 
     fn router(&self) -> Option<MutexGuard<'_, Router>> {
@@ -479,7 +491,11 @@ impl Explainer {
                 Decision::Fresh => ("fresh", None, NO_PORT),
                 Decision::Begins => ("begins", None, NO_PORT),
             };
-            let rule = self.blueprint.rules.slot(step.rule);
+            let (decision, rule) = match self.translation(step, &stage.instance, stage.kind.name, explanation) {
+                Some((true, rule)) => ("translates", rule),
+                Some((false, _)) => ("nothing", None),
+                None => (decision, self.blueprint.rules.slot(step.rule)),
+            };
             let way = step.way.filter(|_| stage.kind.name == Route::NAME);
             let way = way.and_then(|(to, adjacency)| Some(self.way(&*self.router()?, to, adjacency)));
             json!({
@@ -514,6 +530,7 @@ impl Explainer {
             "headers": headers.collect::<Vec<_>>(),
             "stages": steps.collect::<Vec<_>>(),
             "not_asked": missed.collect::<Vec<_>>(),
+            "translated": self.translated(explanation),
             "verdict": verdict,
             "answer": explanation.answer.as_ref().map(|(packet, out)| {
                 json!({ "packet": packet, "out": self.names.port_name(*out) })
@@ -521,6 +538,43 @@ impl Explainer {
             "awaits": explanation.awaited.map(|(neighbor, port)| {
                 json!({ "neighbor": neighbor, "port": self.names.port_name(port), "assumed": explanation.end != End::Held })
             }),
+        })
+    }
+
+    /// Of a step of a stage that translates: whether it translates the packet, and by which rule, if by one.
+    fn translation(&self, step: &Step, instance: &str, kind: &str, of: &Explanation) -> Option<(bool, Option<&Rule>)> {
+        let (nat, received) = (self.blueprint.nat.as_ref()?, of.received.as_ref()?);
+        let rules = &self.blueprint.rules;
+        match kind {
+            Dnat::NAME => {
+                let changes = step.judged.is_some_and(|to| (to.dst, to.dport) != (received.dst, received.dport));
+                let found = nat.steering.destinations.find(received).filter(|_| changes);
+                let rule =
+                    found.and_then(|found| rules.all().iter().filter(|rule| rule.stage == instance).nth(found.rule));
+                Some((changes, rule))
+            }
+            Snat::NAME => {
+                let slot = nat.outbound.as_ref().and_then(|outbound| outbound.rules.get(usize::from(step.snat)));
+                Some((slot.is_some(), slot.and_then(|slot| rules.slot(*slot))))
+            }
+            _ => None,
+        }
+    }
+
+    /// The addresses and ports that a packet leaves with, if they are not those it came with.
+    fn translated(&self, of: &Explanation) -> Option<Value> {
+        let (received, facts) = (of.received.as_ref()?, &of.facts);
+        let sent = of.end == End::Known(Outcome::Sent) && of.answer.is_none();
+        let echo = facts.has(flag::ECHO);
+        (sent && Tuple::of(received) != Tuple::of(facts)).then(|| {
+            let ports = facts.has(flag::PORTS) && !echo;
+            json!({
+                "source": facts.source(),
+                "source_port": ports.then_some(facts.sport),
+                "destination": facts.destination(),
+                "destination_port": ports.then_some(facts.dport),
+                "id": echo.then_some(facts.sport),
+            })
         })
     }
 
@@ -662,6 +716,7 @@ pub fn text(value: &Value) -> String {
             "allows" if step["rule"].is_null() => "allows it by default".to_owned(),
             "allows" => format!("allows it{}", place(&step)),
             "nothing" => "has nothing to say".to_owned(),
+            "translates" => format!("translates it{}", place(&step)),
             "fresh" => "knows no flow of it: it is judged".to_owned(),
             "begins" => "it begins a flow".to_owned(),
             "replays" => format!("knows its flow, admitted{}", place(&step)),
@@ -677,6 +732,15 @@ pub fn text(value: &Value) -> String {
     }
     for stage in list("not_asked") {
         rows.push((word(&stage), "is not asked".into()));
+    }
+    if value["translated"].is_object() {
+        let end = |of: &str| match (word(&value["translated"][of]), &value["translated"][format!("{of}_port")]) {
+            (address, Value::Null) => address,
+            (address, port) if address.contains(':') => format!("[{address}]:{port}"),
+            (address, port) => format!("{address}:{port}"),
+        };
+        let id = value["translated"]["id"].as_u64().map_or(String::new(), |id| format!(" id {id}"));
+        rows.push(("leaves as".into(), format!("{} > {}{id}", end("source"), end("destination"))));
     }
     let verdict = &value["verdict"];
     let said = match verdict["verdict"].as_str().unwrap_or_default() {

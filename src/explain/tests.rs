@@ -365,3 +365,39 @@ proptest! {
 }
 
 mod routed;
+
+#[test]
+fn translation_is_told() {
+    let explainer = explainer(include_str!("../../config/router.toml"));
+    // What comes, what the stages that translate say and by which rule, and what leaves.
+    for (packet, stages, leaves) in [
+        (
+            "tcp 203.0.113.9:40000 > 192.0.2.2:443 syn in wan",
+            [("dnat", "translates", json!("web server")), ("snat", "nothing", Value::Null)],
+            "203.0.113.9:40000 > 10.0.0.80:443",
+        ),
+        (
+            "tcp 10.0.0.5:40000 > 198.51.100.9:443 syn in lan",
+            [("dnat", "nothing", Value::Null), ("snat", "translates", json!("masquerade"))],
+            "192.0.2.2:40000 > 198.51.100.9:443",
+        ),
+        (
+            "tcp 10.0.0.5:40000 > 192.0.2.2:443 syn in lan",
+            [("dnat", "translates", json!("web server")), ("snat", "translates", Value::Null)],
+            "10.0.0.1:40000 > 10.0.0.80:443",
+        ),
+    ] {
+        let told = ask(&explainer, packet);
+        assert_eq!(told["verdict"]["verdict"], "sent", "{packet}: {told:#}");
+        for (stage, decision, rule) in stages {
+            let step = told["stages"].as_array().expect("a list").iter().find(|step| step["stage"] == stage);
+            let step = step.expect("it is asked");
+            assert_eq!((&step["decision"], &step["rule"]), (&json!(decision), &rule), "{packet}: {stage}");
+        }
+        let shown = text(&told);
+        assert!(shown.contains(&format!("\nleaves as  {leaves}\n")), "{shown}");
+        assert!(!told["translated"].is_null());
+    }
+    let told = ask(&explainer, "udp [2001:db8:1::5]:40000 > [2001:db8:9::9]:53 in lan");
+    assert_eq!((&told["verdict"]["verdict"], &told["translated"]), (&json!("sent"), &Value::Null));
+}

@@ -4,8 +4,9 @@
 //!
 //! In this order, all numbers little-endian, everything packed:
 //!
-//! - [`Head`], 64 bytes, then `Head::names` bytes of JSON: `{"config": "gate.toml", "rules": ["acl/web"], "ports": ["lan"]}`.
-//!   `Body::rule` is an index into these rules (or `NO_RULE`), `ingress` and `out` are indices into these ports (or `SELF_PORT` or `NO_PORT`).
+//! - [`Head`], 64 bytes, then `Head::names` bytes of JSON: `{"config": "gate.toml", "rules": ["acl/web"], "ports": ["lan"],
+//!   "steering": {"workers": 2, "key": [1, 2, 3, 4]}}`. `Body::rule` is an index into these rules (or `NO_RULE`), `ingress` and
+//!   `out` are indices into these ports (or `SELF_PORT` or `NO_PORT`).
 //! - Chunks: bytes of an address (4 or 16) and a count, 32 bits each; so many entries, as they are in memory.
 //! - A chunk of 0 addresses and 0 entries; IPv4 and IPv6 entries, 64 bits each; the CRC-32 of everything before it.
 //!
@@ -59,6 +60,19 @@ pub struct Names {
     pub rules: Vec<String>,
     /// Ports.
     pub ports: Vec<String>,
+    /// How packets were given to workers, if whoever wrote the file says so.
+    #[serde(default)]
+    pub steering: Option<Steering>,
+}
+
+/// How packets were given to workers. The two ways of a translated flow have two tuples, which meet in one worker because its
+/// port was chosen so: elsewhere they would not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Steering {
+    /// How many there were.
+    pub workers: usize,
+    /// The key of the hash, which is as secret as the flows are.
+    pub key: [u64; 4],
 }
 
 /// Why a file cannot be used.
@@ -100,7 +114,8 @@ impl std::fmt::Display for Unfit {
 /// use flowgate::flow::entry::{Body, Entry, EntryV4, KeyV4, mark};
 /// use flowgate::flow::file::{Names, Writer};
 /// # use bytemuck::Zeroable;
-/// let names = Names { config: "gate.toml".into(), rules: vec!["acl/web".into()], ports: vec!["lan".into(), "wan".into()] };
+/// let (rules, ports) = (vec!["acl/web".into()], vec!["lan".into(), "wan".into()]);
+/// let names = Names { config: "gate.toml".into(), rules, ports, steering: None };
 /// let saved: u64 = 1_700_000_000_000_000_000;
 /// let key = KeyV4 { src: [10, 0, 0, 1], dst: [192, 0, 2, 7], sport: 40000, dport: 53, domain: 0, proto: 17, wire: 1 };
 /// let expires = flowgate::flow::timeout::ticks(saved + 3_600_000_000_000);
@@ -310,7 +325,9 @@ mod tests {
     use super::*;
 
     fn names() -> Names {
-        Names { config: "gate.toml".into(), rules: vec!["acl/web".into()], ports: vec!["lan".into(), "wan".into()] }
+        let steering = Some(Steering { workers: 2, key: [u64::MAX, 1, 2, 3] });
+        let (rules, ports) = (vec!["acl/web".into()], vec!["lan".into(), "wan".into()]);
+        Names { config: "gate.toml".into(), rules, ports, steering }
     }
 
     fn body(n: u32) -> Body {

@@ -118,7 +118,9 @@ pub struct Occupancy {
     pub entries: u32,
     /// Entries in use.
     pub used: u32,
-    /// Of these, half-open.
+    /// Of these, translated: they are in the index twice.
+    pub translated: u32,
+    /// Of those in use, half-open.
     pub half_open: u32,
     /// How many may be half-open.
     pub budget: u32,
@@ -159,9 +161,9 @@ fn buckets_for(filed: usize) -> usize {
 }
 
 impl<E: Entry> Table<E> {
-    /// Bytes a flow takes, its share of the index included, when all entries are in use and none is translated.
-    pub fn bytes_per_flow(entries: usize) -> usize {
-        footprint::<E>(entries, 0).div_ceil(entries.max(1))
+    /// Bytes a flow takes, its share of the index included, in a table of so many of which so many may be translated.
+    pub fn bytes_per_flow(entries: usize, translated: usize) -> usize {
+        footprint::<E>(entries, translated).div_ceil(entries.max(1))
     }
 
     /// An empty table of `entries` flows, of which `budget` may be half-open. Its index has no room set aside for translated
@@ -364,6 +366,7 @@ impl<E: Entry> Table<E> {
             self.free = self.links[index as usize].newer;
         }
         self.occupancy.used += 1;
+        self.occupancy.translated += u32::from(translated);
         if half_open {
             self.append(index);
         }
@@ -520,6 +523,7 @@ impl<E: Entry> Table<E> {
         self.links[index as usize].newer = self.free;
         self.free = index;
         self.occupancy.used -= 1;
+        self.occupancy.translated -= u32::from(translated);
     }
 
     /// Lets flows count against limits from now on.
@@ -740,6 +744,7 @@ impl<E: Entry> Table<E> {
         }
         let used = self.entries.iter().filter(|entry| entry.body().has(mark::USED)).count();
         assert_eq!((filed.len(), used), (used + translated, self.occupancy.used as usize));
+        assert_eq!(translated, self.occupancy.translated as usize);
         let (mut at, mut before, mut half_open) = (self.oldest, NONE, 0);
         while at != NONE {
             assert!(self.entries[at as usize].body().has(mark::USED | mark::HALF_OPEN));
@@ -827,7 +832,7 @@ mod tests {
             assert_eq!(table.lookup(hash(n), &key(n).reversed()), Some(there | 1));
         }
         assert_eq!(table.lookup(hash(20_000), &key(20_000)), None);
-        assert!(Table::<EntryV4>::bytes_per_flow(1_000_000) <= 160);
+        assert!(Table::<EntryV4>::bytes_per_flow(1_000_000, 0) <= 160);
         assert_eq!(table.expire(9, 20_000, |_| ()), 20_000);
         table.check();
         assert_eq!(table.occupancy().used, 0);

@@ -45,7 +45,8 @@ struct Node {
     next_outside: u32,
 }
 
-/// How many flows use each mapping of a worker. The words are shared with the worker's tables, which end flows.
+/// How many flows use each mapping of a worker. The words are shared with the worker's tables, which end flows; nobody but the
+/// worker writes to them.
 type Uses = Arc<[AtomicU32]>;
 
 /// A flow's hold on a mapping.
@@ -222,13 +223,16 @@ impl Leases {
     /// Notes the mapping that the flow in an entry uses; the one it used before is given back.
     #[inline]
     pub fn keep(&mut self, entry: u32, lease: Lease) {
-        if let Some(uses) = self.uses.get(lease.0 as usize) {
-            uses.fetch_add(1, Ordering::Relaxed);
-        }
+        self.count(lease, 1);
         let before = std::mem::replace(&mut self.by_entry[entry as usize], lease);
-        if let Some(uses) = self.uses.get(before.0 as usize) {
-            let uses = uses.fetch_sub(1, Ordering::Relaxed);
-            debug_assert!(uses > 0, "a lease ends once");
+        self.count(before, u32::MAX);
+    }
+
+    fn count(&self, lease: Lease, change: u32) {
+        if let Some(uses) = self.uses.get(lease.0 as usize) {
+            let before = uses.load(Ordering::Relaxed);
+            debug_assert!(change == 1 || before > 0, "a lease ends once");
+            uses.store(before.wrapping_add(change), Ordering::Relaxed);
         }
     }
 

@@ -10,7 +10,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::source::{Mistakes, Place};
+use crate::packet::Meta;
+use crate::packet::meta::flag;
+use crate::packet::translate::Tuple;
 use crate::route::Addresses;
+use crate::stage::Action;
 use crate::stage::ingress::Ports;
 use crate::stats::Reason;
 
@@ -23,7 +27,7 @@ pub mod steer;
 
 use destination::Destinations;
 use rules::Spans;
-use source::{Fixed, Refusal, Sources};
+use source::{Filtering, Fixed, Mapping, Refusal, Slot, Sources};
 use steer::Steering;
 
 /// `Action::snat` behind `dnat`, of a packet whose new destination may share a network with its source: `snat` then decides,
@@ -52,6 +56,8 @@ pub struct Outbound {
     pub masquerade: Ports,
     /// Sources mapped endpoint-independently.
     pub independent: Spans,
+    /// By `Action::snat`: the slot of its rule, `NO_RULE` of those who come back to where they came from.
+    pub rules: Vec<u16>,
     /// Drop reasons: exhausted, and no address.
     pub reasons: [Reason; 2],
 }
@@ -165,6 +171,26 @@ impl Nat {
             || self.outbound.as_ref().is_some_and(|outbound| {
                 outbound.pools.contains(address, v6) || outbound.sources.of_port(out, v6) == Some(*address)
             })
+    }
+}
+
+impl Nat {
+    /// Gives the facts of a saved flow's first packet the destination it went to, if that can have been by a mapping that
+    /// everyone may use: mappings are known only when their flows are.
+    pub fn call(&self, facts: &mut Meta, action: &mut Action, to: &Tuple) {
+        let Some(outbound) = &self.outbound else { return };
+        let (outside, v6, port) = (facts.dst, facts.has(flag::IPV6), facts.port);
+        let open = |slot: &Slot| {
+            let open = slot.mapping == Mapping::Independent && slot.filtering == Filtering::Independent;
+            open && outbound.sources.is_of(slot, &outside, v6, port)
+        };
+        let called = to.dst != facts.dst && facts.has(flag::PORTS) && outbound.sources.slots.iter().any(open);
+        if called && self.steering.destinations.find(facts).is_none() {
+            (facts.dst, action.snat) = (to.dst, HAIRPIN);
+            if !facts.has(flag::ECHO) {
+                facts.dport = to.dport;
+            }
+        }
     }
 }
 

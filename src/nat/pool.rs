@@ -67,21 +67,31 @@ impl Share {
 
     /// A port to try for a flow from port `wanted`: at the first attempt that port itself if it is in the share (RFC 4787
     /// section 4.2.1), then any, drawn anew each time (RFC 6056 section 3.3.2). `random` is secret and the flow's own; of the
-    /// same parity as `wanted` if `parity` says so.
+    /// same parity as `wanted` if `parity` says so. Of few ports, all are tried one after the other.
     #[inline]
     pub fn candidate(&self, wanted: u16, parity: bool, random: u64, attempt: u32) -> Option<u16> {
-        if attempt == 0 && self.contains(wanted) {
+        let kept = self.contains(wanted);
+        if attempt == 0 && kept {
             return Some(wanted);
         }
-        let drawn = scramble(random.wrapping_add(u64::from(attempt).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-        let mut place = (((drawn >> 32) * u64::from(self.places())) >> 32) as u32;
-        if parity {
-            place = place & !1 | u32::from(wanted & 1);
+        if self.is_empty() {
+            return None;
         }
+        let place = if self.pairs <= FEW {
+            let (start, at) = ((random >> 32) as u32 % self.pairs, attempt - u32::from(kept));
+            2 * ((start + at) % self.pairs) + (u32::from(wanted) ^ at / self.pairs) % 2
+        } else {
+            let drawn = scramble(random.wrapping_add(u64::from(attempt).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+            let place = (((drawn >> 32) * u64::from(self.places())) >> 32) as u32;
+            if parity { place & !1 | u32::from(wanted & 1) } else { place }
+        };
         // At an end of the range the other port of the pair may be the only one.
-        (!self.is_empty()).then(|| self.at(place).or_else(|| self.at(place ^ 1))).flatten()
+        self.at(place).or_else(|| self.at(place ^ 1))
     }
 }
+
+/// Pairs of a share that are all tried, by parity, within 32 attempts.
+const FEW: u32 = 15;
 
 /// SplitMix64's finisher: every bit of the result depends on every bit of the number.
 #[inline]
@@ -134,9 +144,19 @@ mod tests {
 
     #[test]
     fn every_port_of_a_small_range_is_drawn_at_some_time() {
-        let share = Share::new(&(5001..=5008), 0, 1);
-        let drawn: BTreeSet<u16> = (1..200).filter_map(|n| share.candidate(9, false, n, n as u32)).collect();
-        assert_eq!(drawn, (5001..=5008).collect());
+        for range in [5001..=5008, 5000..=5299] {
+            let share = Share::new(&range, 0, 1);
+            let drawn: BTreeSet<u16> = (1..4000).filter_map(|n| share.candidate(9, false, n << 32, n as u32)).collect();
+            assert_eq!(drawn, range.collect());
+        }
+        // Of few ports all are tried for one flow, those of its parity first.
+        for (wanted, first, last) in [(9, 2001, 2029), (2004, 2000, 2029), (2029, 2002, 2015)] {
+            let share = Share::new(&(first..=last), 0, 1);
+            let tried: Vec<u16> = (0..32).filter_map(|n| share.candidate(wanted, true, 7 << 40, n)).collect();
+            assert_eq!(tried.iter().copied().collect::<BTreeSet<u16>>(), (first..=last).collect());
+            let alike = tried.iter().take_while(|port| *port & 1 == wanted & 1).count();
+            assert!(alike >= usize::from(last - first) / 2, "{tried:?}");
+        }
         assert_eq!(Share::new(&(7..=7), 0, 2).candidate(7, true, 1, 0), None, "it is the other worker's");
     }
 }

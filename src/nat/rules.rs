@@ -55,6 +55,22 @@ impl Spans {
         merged(&mut self.v6, &other.v6);
     }
 
+    /// Without the addresses of families of which others have none.
+    pub fn of_families(mut self, others: &Spans) -> Spans {
+        if others.v4.is_empty() {
+            self.v4.clear();
+        }
+        if others.v6.is_empty() {
+            self.v6.clear();
+        }
+        self
+    }
+
+    /// All addresses.
+    pub fn all() -> Spans {
+        Spans { v4: vec![(0, u128::MAX)], v6: vec![(0, u128::MAX)] }
+    }
+
     /// True if nothing is in it.
     pub fn is_empty(&self) -> bool {
         self.v4.is_empty() && self.v6.is_empty()
@@ -116,6 +132,14 @@ impl Match {
         let (source, destination) = (spans(written.source, "source"), spans(written.destination, "destination"));
         let services = names.resolve_services(written.service, &format!("{key}.service"), mistakes);
         Some(Match { from: from?, to: to?, source: source?, destination: destination?, services: services? })
+    }
+
+    /// Asks for packets of the families alone that a translation to these addresses can be of; false if there are none.
+    pub fn restrict(&mut self, to: &Spans) -> bool {
+        let source = self.source.take().unwrap_or_else(Spans::all).of_families(to);
+        let both = self.destination.as_ref().map_or(source.clone(), |spans| source.clone().of_families(spans));
+        self.source = Some(source);
+        !both.is_empty()
     }
 
     /// True of the addresses of an IP packet. Without a destination in the rule, multicast and broadcast are none: who names

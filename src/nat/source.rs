@@ -112,6 +112,15 @@ impl Sources {
     pub fn of_port(&self, port: u8, v6: bool) -> Option<[u8; 16]> {
         address(&Origin::Masquerade, &self.addresses, port, v6, 0, 0)
     }
+
+    /// True for an address that a slot's sources may become where they leave by a port.
+    pub fn is_of(&self, slot: &Slot, address: &[u8; 16], v6: bool, out: u8) -> bool {
+        match &slot.origin {
+            Origin::Masquerade => self.of_port(out, v6) == Some(*address),
+            Origin::Pool(pool) => pool.contains(address, v6),
+            Origin::Fixed(_) => false,
+        }
+    }
 }
 
 /// What a source becomes.
@@ -157,6 +166,21 @@ struct Shares {
     echo: Share,
 }
 
+impl Shares {
+    /// A port to try for a subject at the given of so many attempts. That a low port stays low (RFC 4787 REQ-3a) and parity
+    /// (REQ-4) are recommended: rather than none, half of the attempts forgo the one, and a quarter both.
+    #[inline]
+    fn candidate(&self, subject: &Meta, random: u64, attempt: u32, attempts: u32) -> Option<u16> {
+        let share = match subject.sport {
+            _ if subject.has(flag::ECHO) => &self.echo,
+            0..1024 if attempt < attempts / 2 => &self.low,
+            _ => &self.ports,
+        };
+        let parity = subject.proto == protocol::UDP && attempt < attempts / 4 * 3;
+        share.candidate(subject.sport, parity, random, attempt)
+    }
+}
+
 /// The choice of sources in one worker.
 #[derive(Debug)]
 pub struct Snat {
@@ -166,8 +190,9 @@ pub struct Snat {
     key: [u64; 2],
 }
 
-/// Positions looked at, one after the other, for a port that no other mapping has.
-const SCAN: u32 = 1024;
+/// Ports of an address that are looked at for one that no other mapping has, and addresses of the pool whose ports are.
+const SCAN: u32 = 64;
+const ADDRESSES: u32 = 4;
 
 impl Snat {
     /// Candidates for one flow: the caller asks for attempt 0, 1, and so on until the flow table takes one.
@@ -204,8 +229,7 @@ impl Snat {
     /// What the source of a flow's first packet may become by a slot, at the given attempt; an error if there is nothing
     /// (more) to try. `subject` is judged: its destination is translated.
     pub fn candidate(&mut self, slot: u16, subject: &Meta, out: u8, attempt: u32) -> Result<Mapped, Refusal> {
-        let sources = self.sources.clone();
-        let (Some(of), Some(shares)) = (sources.slots.get(usize::from(slot)), self.shares.get(usize::from(slot)))
+        let (Some(of), Some(shares)) = (self.sources.slots.get(usize::from(slot)), self.shares.get(usize::from(slot)))
         else {
             return Err(Refusal::Exhausted);
         };
@@ -219,11 +243,10 @@ impl Snat {
             Origin::Masquerade => 1,
             Origin::Pool(spans) => count(spans, v6),
         };
-        let address = |turn| address(&of.origin, &sources.addresses, out, v6, self.paired(subject, slot), turn);
         if !subject.has(flag::PORTS) {
             let turns = u128::from(Snat::ATTEMPTS).min(count) as u32;
             return if attempt < turns.max(1) {
-                plain(address(attempt).ok_or(Refusal::NoAddress)?)
+                plain(self.address(slot, subject, out, attempt).ok_or(Refusal::NoAddress)?)
             } else {
                 Err(Refusal::Exhausted)
             };
@@ -231,32 +254,22 @@ impl Snat {
         if attempt >= Snat::ATTEMPTS {
             return Err(Refusal::Exhausted);
         }
-        let share = match subject.sport {
-            _ if subject.has(flag::ECHO) => shares.echo,
-            0..1024 => shares.low,
-            _ => shares.ports,
-        };
-        let turn = if count > 1 && attempt >= Snat::PAIRED { 1 + attempt - Snat::PAIRED } else { 0 };
-        let src = address(turn).ok_or(Refusal::NoAddress)?;
-        match of.mapping {
-            Mapping::Dependent => {
-                let random = self.random(subject);
-                let port = share.candidate(subject.sport, subject.proto == protocol::UDP, random, attempt);
-                port.map(|sport| Mapped { src, sport, lease: Lease::NONE }).ok_or(Refusal::Exhausted)
-            }
-            Mapping::Independent => self.mapped(slot, subject, src, share, attempt),
+        if of.mapping == Mapping::Independent {
+            return self.mapped(slot, subject, out, count, attempt);
         }
+        let (turn, at, attempts) = match attempt.checked_sub(Snat::PAIRED) {
+            _ if count <= 1 => (0, attempt, Snat::ATTEMPTS),
+            None => (0, attempt, Snat::PAIRED),
+            Some(further) => (1 + further, further, Snat::PAIRED),
+        };
+        let src = self.address(slot, subject, out, turn).ok_or(Refusal::NoAddress)?;
+        let port = shares.candidate(subject, self.random(subject) ^ u64::from(turn), at, attempts);
+        port.map(|sport| Mapped { src, sport, lease: Lease::NONE }).ok_or(Refusal::Exhausted)
     }
 
-    /// The mapping of a subject's source, made if there is none.
-    fn mapped(
-        &mut self,
-        slot: u16,
-        subject: &Meta,
-        src: [u8; 16],
-        share: Share,
-        attempt: u32,
-    ) -> Result<Mapped, Refusal> {
+    /// The mapping of a subject's source, made if there is none, by one of `count` addresses.
+    fn mapped(&mut self, slot: u16, subject: &Meta, out: u8, count: u128, attempt: u32) -> Result<Mapped, Refusal> {
+        let src = self.address(slot, subject, out, 0).ok_or(Refusal::NoAddress)?;
         let v6 = subject.has(flag::IPV6);
         let inside = End { address: subject.src, port: subject.sport, proto: subject.proto, v6 };
         if let Some((outside, lease)) = self.mappings.of_inside(&inside, slot) {
@@ -269,23 +282,30 @@ impl Snat {
                 (_, false) => self.mappings.remove(lease),
             }
         }
-        let (parity, random) = (subject.proto == protocol::UDP, self.random(subject));
-        for probe in 0..SCAN {
-            let port = match probe {
-                0 => share.candidate(subject.sport, parity, random, attempt),
-                _ => along(&share, subject.sport, parity, random, attempt, probe),
-            };
-            let Some(port) = port else { continue };
-            let outside = End { address: src, port, ..inside };
-            match self.mappings.of_outside(&outside) {
-                Some((.., lease)) if self.mappings.in_use(lease) => continue,
-                Some((.., lease)) => self.mappings.remove(lease),
-                None => {}
+        let (shares, random) = (self.shares[usize::from(slot)], self.random(subject) ^ u64::from(attempt) << 32);
+        for turn in 0..count.clamp(1, ADDRESSES.into()) as u32 {
+            let src = if turn == 0 { src } else { self.address(slot, subject, out, turn).ok_or(Refusal::NoAddress)? };
+            // At a further attempt the port itself has been refused.
+            for probe in attempt.min(1)..SCAN {
+                let Some(port) = shares.candidate(subject, random ^ u64::from(turn), probe, SCAN) else { continue };
+                let outside = End { address: src, port, ..inside };
+                match self.mappings.of_outside(&outside) {
+                    Some((.., lease)) if self.mappings.in_use(lease) => continue,
+                    Some((.., lease)) => self.mappings.remove(lease),
+                    None => {}
+                }
+                let lease = self.mappings.insert(inside, outside, slot).ok_or(Refusal::Exhausted)?;
+                return Ok(Mapped { src, sport: port, lease });
             }
-            let lease = self.mappings.insert(inside, outside, slot).ok_or(Refusal::Exhausted)?;
-            return Ok(Mapped { src, sport: port, lease });
         }
         Err(Refusal::Exhausted)
+    }
+
+    /// The address for a flow in its turn: 0 for the one its source has had before.
+    fn address(&self, slot: u16, subject: &Meta, out: u8, turn: u32) -> Option<[u8; 16]> {
+        let Sources { slots, addresses } = &*self.sources;
+        let v6 = subject.has(flag::IPV6);
+        address(&slots[usize::from(slot)].origin, addresses, out, v6, self.paired(subject, slot), turn)
     }
 
     /// False for a mapping to an address that the port has lost.
@@ -340,15 +360,6 @@ impl Snat {
             .into_iter()
             .fold(self.key[0], |hash, word| scramble(hash ^ word).wrapping_add(self.key[1]))
     }
-}
-
-/// The port so many positions behind the one drawn.
-fn along(share: &Share, wanted: u16, parity: bool, random: u64, attempt: u32, probe: u32) -> Option<u16> {
-    let places = share.places();
-    let start = (scramble(random ^ u64::from(attempt)) % u64::from(places.max(1))) as u32;
-    let step = if parity { 2 } else { 1 };
-    let place = (start + probe * step) % places.max(1);
-    share.at(if parity { place & !1 | u32::from(wanted & 1) } else { place })
 }
 
 /// How many addresses of a family a pool has.

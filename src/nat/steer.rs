@@ -120,7 +120,7 @@ impl Steering {
 
     /// True for an address that stands for others.
     #[inline]
-    fn translates(&self, address: &[u8; 16], v6: bool) -> bool {
+    pub fn translates(&self, address: &[u8; 16], v6: bool) -> bool {
         self.pools.contains(address, v6)
             || self.masquerade.iter().any(|port| match v6 {
                 true => self.addresses.v6(port).is_some_and(|own| own == *address),

@@ -1,8 +1,8 @@
 //! What a policy is meant to do, written beside it: `[[test]]`, and whether it holds.
 //!
 //! A test of one packet takes it through the whole pipeline, as `explain` does. A test of a range (a prefix, a set, `any`)
-//! speaks of every packet in it and is decided exactly, on the rules of the `acl` stages alone: what a packet stage such as
-//! `guard` drops besides is not looked at. Each failure comes with one packet that shows it.
+//! speaks of every packet in it and is decided exactly, on the rules of the `acl` stages (and of `dnat`, which say what those
+//! see) alone: what a packet stage such as `guard` drops besides is not looked at. Each failure comes with one packet that shows it.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -24,6 +24,10 @@ use crate::stage::pipeline::Blueprint;
 use crate::stage::{Plan, Rule, Stage};
 use crate::verdict;
 use crate::wire::protocol;
+
+mod translated;
+
+use translated::Part;
 
 crate::choice! {
     /// What is to become of packets.
@@ -286,7 +290,8 @@ impl Bench<'_> {
                 }
                 return Err(self.fault(self.witness(&range, port), &fate));
             };
-            self.walk(test, range, (port, out), &self.walks, None, &mut work)?;
+            let part = Part::unchanged(range);
+            self.walk(test, part.judged.clone(), (port, out, &part), &self.walks, None, &mut work)?;
         }
         Ok(())
     }
@@ -298,9 +303,14 @@ impl Bench<'_> {
             let why = format!("cannot be told of a range: whether its packets leave by {} is up to routes", out.value);
             return Err(Fault::Undecided(why));
         }
+        let destinations = self.blueprint.nat.as_ref().map(|nat| &*nat.steering.destinations);
         for out in self.config.names.every_port().filter(|out| *out != port || port != crate::packet::SELF_PORT) {
-            for range in self.wanted(packet).ranges() {
-                let Err(fault) = self.walk(test, range, (port, out), &self.walks, None, work) else { continue };
+            let ranges = self.wanted(packet).ranges().into_iter();
+            for part in ranges.flat_map(|range| translated::parts(destinations, range, port)) {
+                let Err(fault) = self.walk(test, part.judged.clone(), (port, out, &part), &self.walks, None, work)
+                else {
+                    continue;
+                };
                 let Fault::Packet(text, ..) = &fault else { return Err(fault) };
                 let single = Notation::parse(text).ok().and_then(|notation| frame(&notation));
                 let met = single.is_none_or(|mut bytes| {
@@ -320,47 +330,47 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Takes a range through the `acl` stages that are left; `rule` is what allowed it so far.
+    /// Takes a range through the `acl` stages that are left, as they see it; `rule` is what allowed it so far.
     fn walk<'s>(
         &'s self,
         test: &Test,
         range: Range,
-        ports: (u8, u8),
+        (from, to, part): (u8, u8, &Part),
         left: &'s [(Walk, Vec<Rule>)],
         rule: Option<&'s Rule>,
         work: &mut u64,
     ) -> Result<(), Fault> {
         let judge = |range: &Range, rule: Option<&Rule>, allowed: bool, reason: &str| {
             let verdict = verdict(rule, allowed);
-            let out = if verdict == Expect::Allow { ports.1 } else { NO_PORT };
+            let out = if verdict == Expect::Allow { to } else { NO_PORT };
             let fate = Fate { verdict, rule, out, reason: reason.into() };
             let excepted = rule.is_some_and(|rule| test.except.iter().any(|name| name.value == rule.name));
             match excepted || self.is_met(test, &fate) {
                 true => Ok(()),
-                false => Err(self.fault(self.witness(range, ports.0), &fate)),
+                false => Err(self.fault(self.witness(&part.before(range), from), &fate)),
             }
         };
         let Some(((walk, rules), rest)) = left.split_first() else {
             return judge(&range, rule, true, "");
         };
         let mut passing = Vec::new();
-        let tell = |part: Range, Decided { rule, allows }: Decided| {
+        let tell = |range: Range, Decided { rule, allows }: Decided| {
             let rule = rule.and_then(|at| rules.get(at));
             if allows {
-                passing.push((part, rule));
+                passing.push((range, rule));
                 return ControlFlow::Continue(());
             }
-            match judge(&part, rule, false, "denied by default") {
+            match judge(&range, rule, false, "denied by default") {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(fault) => ControlFlow::Break(fault),
             }
         };
-        match walk.decide(range, ports, work, tell) {
+        match walk.decide(range, (from, to), work, tell) {
             Ok(ControlFlow::Continue(())) => {}
             Ok(ControlFlow::Break(fault)) => return Err(fault),
             Err(_) => return Err(Fault::Undecided("takes too long to tell: say it of smaller ranges".into())),
         }
-        passing.into_iter().try_for_each(|(part, rule)| self.walk(test, part, ports, rest, rule, work))
+        passing.into_iter().try_for_each(|(range, rule)| self.walk(test, range, (from, to, part), rest, rule, work))
     }
 
     /// Where everything that arrives on a port leaves: `Some(None)` is nowhere, `None` that it depends on more.

@@ -249,3 +249,81 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn ranges_go_where_destinations_are_translated_to() {
+    let router = include_str!("../../config/router.toml");
+    let one = |test: &str| {
+        let text = format!("{router}\n[[test]]\nname = 'last'\n{test}\n");
+        let config = Config::parse(&Source::new("router.toml", &text)).unwrap_or_else(|list| panic!("{list:#?}"));
+        let blueprint = compile(&config, 1, &[]).unwrap_or_else(|list| panic!("{list:#?}"));
+        let outcomes = run(&config, &blueprint).unwrap_or_else(|list| panic!("{list:#?}"));
+        assert!(outcomes[..outcomes.len() - 1].iter().all(Outcome::is_good), "{outcomes:#?}");
+        let last = outcomes.last().expect("a test");
+        last.got.as_ref().map(|got| format!("{}: {got}", last.result))
+    };
+    let forwarded = one("packet = 'tcp any > 192.0.2.2:400-500 in wan'\nexpect = 'deny'").expect("one is forwarded");
+    assert!(forwarded.starts_with("failed: got allow by rule \"web server\""), "{forwarded}");
+    assert!(forwarded.contains("> 192.0.2.2:443"), "as it comes: {forwarded}");
+    for holds in [
+        "packet = ['tcp any > 192.0.2.2:1-442 in wan', 'tcp any > 192.0.2.2:444-65535 in wan', 'udp any > 192.0.2.2 in wan']\nexpect = 'deny'",
+        "packet = 'any any > any in wan'\nexpect = 'deny'\nexcept = ['web server', 'pings']",
+    ] {
+        assert_eq!(one(holds), None, "{holds}");
+    }
+}
+
+/// Whatever a packet is, the part of a range that it belongs to says where it goes.
+#[test]
+fn parts_of_ranges_are_what_packets_become() {
+    let pairs = "[[dnat.one_to_one]]\nzone = 'outside'\ninside = '10.0.1.0/28'\noutside = '203.0.113.0/28'\n";
+    let toml = format!(
+        "{TWO_PORTS}[pipeline]\nstages = ['conntrack', 'dnat', 'route', 'acl', 'snat']\n[acl]\ndefault = 'allow'\n[snat]\n\
+         [[dnat.rule]]\nfrom = 'outside'\ndestination = '192.0.2.0/30'\nservice = ['tcp/80', 'udp/9000-9010']\nto_destination = 'none'\n\
+         [[dnat.rule]]\nfrom = 'outside'\ndestination = '192.0.2.0/29'\nservice = ['tcp/80-90', 'udp/9000-9010']\n\
+         to_destination = '10.0.0.5:8000-8010'\n\
+         [[dnat.rule]]\nfrom = 'outside'\nservice = 'tcp/85'\nto_destination = ['10.0.0.7:99', '[2001:db8::7]:99']\n{pairs}"
+    );
+    let config = Config::parse(&Source::new("t.toml", &toml)).unwrap_or_else(|list| panic!("{list:#?}"));
+    let blueprint = compile(&config, 1, &[]).unwrap_or_else(|list| panic!("{list:#?}"));
+    let destinations = &blueprint.nat.as_ref().expect("translation").steering.destinations;
+    let ranges = acl::range::Wanted { fragment: Some(false), ..Default::default() };
+    let anything = acl::range::Wanted {
+        source: [vec![(0, 0)], vec![(0, 0)]],
+        destination: [vec![(0, 0)], vec![(0, 0)]],
+        ..ranges
+    };
+    for range in anything.ranges().into_iter().filter(|range| range.transport) {
+        for port in 0..2 {
+            let parts = translated::parts(Some(destinations), range.clone(), port);
+            for (proto, dst, dport) in (0..40u8).flat_map(|n| {
+                (0..14u16).map(move |at| {
+                    let net = [[192, 0, 2], [203, 0, 113], [224, 0, 0], [8, 8, 8]][usize::from(n % 4)];
+                    let dport = [79, 80, 81, 85, 90, 91, 99, 8999, 9000, 9005, 9010, 9011, 1, 443][usize::from(at)];
+                    (if n & 4 == 0 { 6 } else { 17 }, [net[0], net[1], net[2], n / 4], dport)
+                })
+            }) {
+                use crate::packet::meta::flag;
+                let mut meta = crate::packet::Meta { proto, dport, port, ..crate::packet::Meta::UNKNOWN };
+                meta.flags = flag::L4 | flag::PORTS | if range.v6 { flag::IPV6 } else { flag::IPV4 };
+                meta.dst[..4].copy_from_slice(&dst);
+                let number = |bytes: &[u8; 16]| u128::from_be_bytes(*bytes);
+                let holds = |range: &Range, dst: u128, dport: u16| {
+                    let of = |dimension: usize| &range.sets[dimension];
+                    of(dimension::PROTOCOL).contains(proto.into())
+                        && of(dimension::DESTINATION).contains(dst)
+                        && of(dimension::DPORT).contains(dport.into())
+                };
+                let its: Vec<_> =
+                    parts.iter().filter(|part| holds(&part.before(&part.judged), number(&meta.dst), dport)).collect();
+                assert_eq!(its.len(), 1, "each packet is of one part: {meta:?}");
+                let (to, to_port) = destinations.find(&meta).and_then(|found| found.to).unwrap_or((meta.dst, dport));
+                assert!(
+                    holds(&its[0].judged, number(&to), to_port),
+                    "{meta:?} becomes {to:?} {to_port}: {:?}",
+                    its[0].judged
+                );
+            }
+        }
+    }
+}

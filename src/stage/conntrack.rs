@@ -149,6 +149,8 @@ crate::lines! {
         Flows = "flows",
         /// Half-open flows in the table.
         HalfOpen = "half-open",
+        /// Flows in the table whose addresses or ports are translated.
+        Translated = "translated",
         /// Flows that began.
         New = "new",
         /// Flows forgotten after their time.
@@ -192,6 +194,7 @@ impl Stage for Conntrack {
         let reasons = cx.reasons::<Drops>();
         let counters = cx.counters::<Counters>();
         Some(Plan::Conntrack(Arc::new(Settings {
+            translates: false,
             tracking: config.tracking,
             neighbor_discovery: config.neighbor_discovery,
             timeouts: config.timeout.ticks(),
@@ -211,6 +214,8 @@ impl Stage for Conntrack {
 /// What is compiled from the stage's configuration.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Flows may be translated: tables have room for all of them to be.
+    pub translates: bool,
     /// How closely flows are held to their protocol unless a rule says otherwise.
     pub tracking: Tracking,
     /// Neighbor discovery passes without a rule.
@@ -238,11 +243,16 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// One worker's tables; with room for all flows to be translated if some are.
-    pub fn tables(&self, translates: bool, placement: Placement) -> io::Result<Tables> {
-        let translated = |entries| if translates { entries } else { 0 };
-        let v4 = Table::translating(self.v4, translated(self.v4), self.budget_v4, placement)?;
-        Ok(Tables { v4, v6: Table::translating(self.v6, translated(self.v6), self.budget_v6, placement)? })
+    /// One worker's tables.
+    pub fn tables(&self, placement: Placement) -> io::Result<Tables> {
+        let (v4, v6) = (self.translated(self.v4), self.translated(self.v6));
+        let v4 = Table::translating(self.v4, v4, self.budget_v4, placement)?;
+        Ok(Tables { v4, v6: Table::translating(self.v6, v6, self.budget_v6, placement)? })
+    }
+
+    /// How many of so many flows may be translated.
+    fn translated(&self, entries: usize) -> usize {
+        if self.translates { entries } else { 0 }
     }
 
     /// Tables for a handful of flows: what explains one packet needs no more.
@@ -254,11 +264,13 @@ impl Settings {
 
     /// Lines for `check` and `describe`.
     pub fn describe(&self) -> Vec<String> {
-        let bytes = (Table::<EntryV4>::bytes_per_flow(self.v4), Table::<EntryV6>::bytes_per_flow(self.v6));
+        let (v4, v6) = (self.translated(self.v4), self.translated(self.v6));
+        let bytes = (Table::<EntryV4>::bytes_per_flow(self.v4, v4), Table::<EntryV6>::bytes_per_flow(self.v6, v6));
         let memory = (self.v4 * bytes.0 + self.v6 * bytes.1).div_ceil(1 << 20);
         let (v4, v6) = (self.v4, self.v6);
+        let twice = if self.translates { ", translated ones in the index twice" } else { "" };
         vec![format!(
-            "{v4} IPv4 flows of {} bytes and {v6} IPv6 flows of {} bytes per worker, {memory} MiB; half-open at most {} and {}",
+            "{v4} IPv4 flows of {} bytes and {v6} IPv6 flows of {} bytes per worker{twice}, {memory} MiB; half-open at most {} and {}",
             bytes.0, bytes.1, self.budget_v4, self.budget_v6
         )]
     }

@@ -176,6 +176,11 @@ pub fn compile_after(
     }
     check_order(config, &mut mistakes);
     let nat = nat.finish(&mut mistakes);
+    for stage in &mut stages {
+        if let Plan::Conntrack(settings) = &mut stage.plan {
+            Arc::make_mut(settings).translates = nat.is_some();
+        }
+    }
     let settings = stages.iter().find_map(|stage| match &stage.plan {
         Plan::Conntrack(settings) => Some(settings.clone()),
         _ => None,
@@ -309,6 +314,13 @@ fn check_order(config: &Config, mistakes: &mut Mistakes) {
         [_] => {}
         [.., second] => mistakes.at(&second.place, key, "a second stage that decides which port packets leave by"),
     }
+    for (kind, what) in [(Dnat::NAME, "destinations"), (Snat::NAME, "sources")] {
+        if let Some(second) = config.pipeline.iter().filter(|stage| stage.kind.name == kind).nth(1) {
+            let message = format!("a second stage that translates {what}");
+            let help = format!("make one of both: rules of {kind:?} are asked in their order");
+            mistakes.with_help(&second.place, key, message, help);
+        }
+    }
     for (i, stage) in config.pipeline.iter().enumerate() {
         if config.pipeline[..i].iter().any(|earlier| earlier.instance == stage.instance) {
             let help = format!("name the second one, as in \"{}:other\"", stage.kind.name);
@@ -348,7 +360,7 @@ fn check_order(config: &Config, mistakes: &mut Mistakes) {
 impl Blueprint {
     /// One worker's flow tables, if connections are tracked.
     pub fn tables(&self, placement: Placement) -> io::Result<Option<Tables>> {
-        self.conntrack.as_ref().map(|(settings, _)| settings.tables(self.nat.is_some(), placement)).transpose()
+        self.conntrack.as_ref().map(|(settings, _)| settings.tables(placement)).transpose()
     }
 
     /// The same without limits on flows, which the workers of a blueprint share: for those who only ask.

@@ -13,10 +13,11 @@ use std::path::Path;
 
 use crate::config::names::{Names, SELF};
 use crate::flow::ORIGINAL;
-use crate::flow::entry::{self, Body, Entry, Key as FlowKey, Scope, mark};
+use crate::flow::entry::{self, Entry, Key as FlowKey, Scope, mark};
 use crate::flow::file::{self, Chunk, Reader, Unfit};
 use crate::flow::table::Table;
 use crate::flow::timeout::{TICK, has_passed, ticks};
+use crate::nat::Nat;
 use crate::packet::steer::{self, Key, owner};
 use crate::packet::{BATCH, Meta, NO_PORT, NO_RULE, SELF_PORT, bits};
 
@@ -25,13 +26,18 @@ use super::pipeline::Blueprint;
 use super::track::{judge_again, permits, put};
 use super::{Action, FlowPlan, Plan};
 
-/// The names that a file's entries refer to.
-pub fn saved_names(config: &str, names: &Names, blueprint: &Blueprint) -> file::Names {
+/// What a file says of the process whose flows it has; `key` is that by which its packets are steered.
+pub fn saved_names(config: &str, names: &Names, blueprint: &Blueprint, key: Key) -> file::Names {
     file::Names {
         config: config.to_owned(),
-        rules: blueprint.rules.all().iter().map(|rule| format!("{}/{}", rule.stage, rule.name)).collect(),
+        rules: rules(blueprint).collect(),
         ports: names.ports.iter().map(|port| port.name.clone()).collect(),
+        steering: Some(file::Steering { workers: blueprint.workers, key: key.0 }),
     }
+}
+
+fn rules(blueprint: &Blueprint) -> impl Iterator<Item = String> {
+    blueprint.rules.all().iter().map(|rule| format!("{}/{}", rule.stage, rule.name))
 }
 
 /// What became of a file's flows.
@@ -74,12 +80,51 @@ pub struct Saved<'a> {
     around: &'a Around,
     /// By the file's index of a port: ours.
     ports: Vec<u8>,
+    key: Option<Key>,
+}
+
+fn refuse(message: String) -> Unfit {
+    Unfit::Content(format!("{message}, or start without --flows"))
+}
+
+/// What entries of a file may refer to.
+struct Fit<'a> {
+    theirs: &'a file::Names,
+    missing_rules: Vec<bool>,
+    /// By the file's index of a port: ours, if there is one.
+    ports: Vec<Option<u8>>,
+    /// Translation whose ports were other workers' shares.
+    dealt_otherwise: Option<&'a Nat>,
+    workers: usize,
+}
+
+impl Fit<'_> {
+    fn check<E: Entry>(&self, entry: &E) -> Result<(), Unfit> {
+        let body = entry.body();
+        let unknown = |port: u8| port != NO_PORT && self.ports[usize::from(port)].is_none();
+        if let Some(port) = body.ingress.into_iter().chain(body.out).find(|at| unknown(*at)) {
+            let name = self.theirs.ports.get(usize::from(port)).map_or(SELF, String::as_str);
+            return Err(refuse(format!("it has flows of port {name:?}, which the config does not have: add it")));
+        }
+        if self.missing_rules[usize::from(body.rule)] {
+            let name = &self.theirs.rules[usize::from(body.rule)];
+            return Err(refuse(format!("it has flows that rule {name:?} admitted, which is not there: add it")));
+        }
+        let shared = |nat: &Nat| nat.steering.translates(&entry.leaves(ORIGINAL).src, E::Key::ADDRESS == 16);
+        if body.has(mark::TRANSLATED) && self.dealt_otherwise.is_some_and(shared) {
+            let (theirs, ours) = (self.theirs.steering.map_or(0, |steering| steering.workers), self.workers);
+            return Err(refuse(format!(
+                "it has flows with translated sources, whose ports were shared by {theirs} worker(s), and now there are {ours}: \
+                 let [worker] have as many cores"
+            )));
+        }
+        Ok(())
+    }
 }
 
 impl<'a> Saved<'a> {
     /// Reads a file to its end and compares it with the pipeline.
     pub fn check(path: &'a Path, blueprint: &'a Blueprint, names: &Names) -> Result<Saved<'a>, Unfit> {
-        let refuse = |message: String| Unfit::Content(format!("{message}, or start without --flows"));
         let Some((settings, around)) = &blueprint.conntrack else {
             return Err(refuse(
                 "the pipeline does not track connections: put \"conntrack\" into [pipeline] stages".into(),
@@ -87,38 +132,31 @@ impl<'a> Saved<'a> {
         };
         let mut reader = open(path)?;
         let theirs = reader.names().clone();
-        let ours = saved_names("", names, blueprint).rules;
-        let ours: HashSet<&String> = ours.iter().collect();
-        let gone = |name: &String| !ours.contains(name);
-        let mut missing_rules: Vec<bool> = theirs.rules.iter().map(gone).collect();
+        let ours: HashSet<String> = rules(blueprint).collect();
+        let mut missing_rules: Vec<bool> = theirs.rules.iter().map(|name| !ours.contains(name)).collect();
         missing_rules.resize(usize::from(NO_RULE) + 1, false);
         let mut ports: Vec<Option<u8>> = theirs.ports.iter().map(|port| names.port(port)).collect();
         ports.resize(usize::from(NO_PORT), None);
         ports[usize::from(SELF_PORT)] = names.routes.then_some(SELF_PORT);
+        let workers = blueprint.workers;
+        let otherwise = theirs.steering.is_some_and(|steering| steering.workers != workers);
+        let dealt_otherwise = blueprint.nat.as_ref().filter(|_| otherwise);
+        let fit = Fit { theirs: &theirs, missing_rules, ports, dealt_otherwise, workers };
         while let Some(chunk) = reader.chunk()? {
-            let each = |body: &Body| {
-                let port = |port: u8| port != NO_PORT && ports[usize::from(port)].is_none();
-                if let Some(port) = body.ingress.into_iter().chain(body.out).find(|at| port(*at)) {
-                    let name = theirs.ports.get(usize::from(port)).map_or(SELF, String::as_str);
-                    return Err(refuse(format!(
-                        "it has flows of port {name:?}, which the config does not have: add it"
-                    )));
-                }
-                if missing_rules[usize::from(body.rule)] {
-                    let name = &theirs.rules[usize::from(body.rule)];
-                    return Err(refuse(format!(
-                        "it has flows that rule {name:?} admitted, which is not there: add it"
-                    )));
-                }
-                Ok(())
-            };
             match chunk {
-                Chunk::V4(entries) => entries.iter().try_for_each(|entry| each(entry.body()))?,
-                Chunk::V6(entries) => entries.iter().try_for_each(|entry| each(entry.body()))?,
+                Chunk::V4(entries) => entries.iter().try_for_each(|entry| fit.check(entry))?,
+                Chunk::V6(entries) => entries.iter().try_for_each(|entry| fit.check(entry))?,
             }
         }
-        let ports = ports.into_iter().map(|port| port.unwrap_or(NO_PORT)).collect();
-        Ok(Saved { path, blueprint, settings, around, ports })
+        let ports = fit.ports.into_iter().map(|port| port.unwrap_or(NO_PORT)).collect();
+        let key = theirs.steering.map(|steering| Key(steering.key));
+        Ok(Saved { path, blueprint, settings, around, ports, key })
+    }
+
+    /// The key by which packets are to be steered, or translated flows would be no worker's: that of the process that has saved
+    /// them, if it is known.
+    pub fn key(&self) -> Option<Key> {
+        self.key
     }
 
     /// Puts its flows into the workers' tables, which are those that `key` steers to at `now` (Unix nanoseconds).
@@ -161,7 +199,11 @@ impl Saved<'_> {
                     continue;
                 }
                 let entry = self.moved(entry, key, now);
-                facts[moved.len()] = entry::facts(&entry);
+                let at = moved.len();
+                (facts[at], actions[0][at]) = (entry::facts(&entry), Action::OPEN);
+                if let Some(nat) = &self.blueprint.nat {
+                    nat.call(&mut facts[at], &mut actions[0][at], &entry.leaves(ORIGINAL));
+                }
                 moved.push(entry);
             }
             let todo = u64::MAX.checked_shr((BATCH - moved.len()) as u32).unwrap_or(0);
@@ -169,7 +211,6 @@ impl Saved<'_> {
                 Plan::Flow(plan) => Some((&**plan as &dyn FlowPlan, stage.kind.egress)),
                 _ => None,
             });
-            bits(todo).for_each(|i| actions[0][i] = Action::OPEN);
             let denied = judge_again(plans, todo, &mut facts, &mut actions);
             restored.denied += u64::from(denied.count_ones());
             for i in bits(todo & !denied) {

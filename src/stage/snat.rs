@@ -16,7 +16,7 @@ use crate::nat::rules::{Match, Spans, Written, port_range};
 use crate::nat::source::{Filtering, Fixed, Mapping, Origin, Slot, Sources};
 use crate::nat::{HAIRPIN, Outbound};
 use crate::packet::meta::flag;
-use crate::packet::{BATCH, Batch, Mask, Meta, bits};
+use crate::packet::{BATCH, Batch, Mask, Meta, NO_RULE, bits};
 use crate::stats::{Line, Lines, Reason};
 
 use super::acl::gather;
@@ -72,7 +72,7 @@ crate::section! {
         pub destination: Vec<At<String>> = Vec::new(),
         /// Services by name, or "tcp/443", "udp/1000-2000".
         pub service: Vec<At<String>> = Vec::new(),
-        /// What the source becomes: "masquerade" (the first address of the port it leaves by); addresses, ranges, prefixes or "@set" to choose from; or "none".
+        /// What the source becomes: "masquerade" (the first address of the port it leaves by); addresses, ranges, prefixes or "@set" to choose from; or "none". Packets of a family of which no address is given are not the rule's.
         pub to_source: At<Vec<At<String>>>,
         /// Ports to choose from, such as "20000-29999". If left out, 1024 to 65535, and 512 to 1023 for sources below 1024.
         pub ports: Option<At<String>>,
@@ -109,7 +109,7 @@ impl Stage for Snat {
         let mut draft = Parts::new();
         cx.nat.pairs_at = None;
         for pair in std::mem::take(&mut cx.nat.one_to_one) {
-            let slot = draft.add(Slot { origin: Origin::Fixed(pair.fixed), ..Slot::MASQUERADE }, Some(pair.rule), cx);
+            let slot = draft.add(Slot { origin: Origin::Fixed(pair.fixed), ..Slot::MASQUERADE }, pair.rule);
             let inside = gather_fixed(&pair.fixed);
             let from = Ports::all(cx.names.ports.len());
             let asks = Match { from, to: pair.outside, source: Some(inside), destination: None, services: Vec::new() };
@@ -121,18 +121,22 @@ impl Stage for Snat {
             let name = rule.name.clone().unwrap_or_else(|| format!("rule[{number}]"));
             let to: Vec<&str> = rule.to_source.iter().map(|to| to.value.as_str()).collect();
             let counted = cx.rule(&name, &rule.place, &format!("to {}", to.join(", ")))?;
-            let (Some(asks), Some(slot)) = (asks(rule, &key, cx), slot(rule, &key, cx)) else { continue };
-            if let Some(Slot { mapping: Mapping::Independent, .. }) = &slot {
-                asks.source.iter().for_each(|source| draft.independent.extend(source));
-            }
+            let (Some(mut asks), Some(slot)) = (asks(rule, &key, cx), slot(rule, &key, cx)) else { continue };
             let to = asks.to;
             if let Some(Slot { origin: Origin::Masquerade, .. }) = &slot {
                 draft.masquerade.extend(to);
             }
             if let Some(Slot { origin: Origin::Pool(pool), .. }) = &slot {
+                if !asks.restrict(pool) {
+                    let message = "never matches: what it asks for and what sources become are of different families";
+                    cx.mistakes.at(&rule.to_source.place, &format!("{key}.to_source"), message);
+                }
                 draft.pools.extend(pool);
             }
-            let slot = slot.map(|slot| draft.add(slot, Some(counted), cx));
+            if let Some(Slot { mapping: Mapping::Independent, .. }) = &slot {
+                asks.source.iter().for_each(|source| draft.independent.extend(source));
+            }
+            let slot = slot.map(|slot| draft.add(slot, counted));
             draft.rules.push(Rule { asks, slot });
         }
         // Whoever comes back to where it came from gets the address of any port.
@@ -152,6 +156,8 @@ impl Stage for Snat {
         if cx.mistakes.len() > before {
             return None;
         }
+        let counters_of = |rule: &u16| cx.rules.slot(*rule).map(|rule| rule.counters);
+        let hits = draft.slot_rules.iter().map(counters_of).collect();
         let sources = Arc::new(Sources { slots: draft.slots, addresses: cx.nat.addresses.clone() });
         let reasons = [reasons.at(Drops::Exhausted), reasons.at(Drops::NoAddress)];
         cx.nat.outbound = Some(Outbound {
@@ -159,6 +165,7 @@ impl Stage for Snat {
             pools: draft.pools,
             masquerade: draft.masquerade,
             independent: draft.independent,
+            rules: draft.slot_rules,
             reasons,
         });
         let zone = |port: usize| cx.names.ports.get(port).and_then(|port| port.zone);
@@ -167,7 +174,7 @@ impl Stage for Snat {
         Some(Plan::Flow(Arc::new(Judge(Arc::new(Compiled {
             rules: draft.rules,
             independent: draft.independent_slots,
-            hits: draft.hits,
+            hits,
             zones,
             reasons,
             counters,
@@ -188,8 +195,8 @@ struct Rule {
 struct Parts {
     rules: Vec<Rule>,
     slots: Vec<Slot>,
-    /// By slot: its rule's counters.
-    hits: Vec<Option<usize>>,
+    /// By slot: its rule.
+    slot_rules: Vec<u16>,
     independent_slots: Vec<bool>,
     pools: Spans,
     masquerade: Ports,
@@ -204,7 +211,7 @@ impl Parts {
         Parts {
             rules: Vec::new(),
             slots: vec![Slot::MASQUERADE],
-            hits: vec![None],
+            slot_rules: vec![NO_RULE],
             independent_slots: vec![false],
             pools: Spans::default(),
             masquerade: Ports::default(),
@@ -212,9 +219,9 @@ impl Parts {
         }
     }
 
-    fn add(&mut self, slot: Slot, rule: Option<u16>, cx: &PlanCx<'_>) -> u16 {
+    fn add(&mut self, slot: Slot, rule: u16) -> u16 {
         self.independent_slots.push(slot.mapping == Mapping::Independent);
-        self.hits.push(rule.and_then(|rule| cx.rules.slot(rule)).map(|rule| rule.counters));
+        self.slot_rules.push(rule);
         self.slots.push(slot);
         // There are no more slots than rules, and of those fewer than `HAIRPIN`.
         (self.slots.len() - 1) as u16

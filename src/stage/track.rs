@@ -462,6 +462,7 @@ impl Tracker {
         counters[base + Counters::Expired.index()] += gone as u64;
         counters[base + Counters::Flows.index()] = u64::from(v4.used) + u64::from(v6.used);
         counters[base + Counters::HalfOpen.index()] = u64::from(v4.half_open) + u64::from(v6.half_open);
+        counters[base + Counters::Translated.index()] = u64::from(v4.translated) + u64::from(v6.translated);
         self.nat.iter_mut().for_each(Translator::housekeep);
     }
 }

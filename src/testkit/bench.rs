@@ -259,7 +259,7 @@ impl Bench {
 
     /// Saves all flows to a file.
     pub fn save(&mut self, file: &Path) {
-        let names = saved_names("bench.toml", &self.names, &self.blueprint);
+        let names = saved_names("bench.toml", &self.names, &self.blueprint, Key::seeded(1));
         let mut writer = Writer::new(File::create(file).expect("a writable folder"), &names, self.now).expect("room");
         let everything = self.visit(&Selection::default(), Task::copy(), |visit| {
             let Task::Copy { v4, v6 } = &mut visit.task else { panic!("another task came back") };

@@ -44,8 +44,9 @@ fn masquerade_keeps_the_port_or_draws_one_of_its_kind() {
         let mut drawn = BTreeSet::new();
         for attempt in 1..Snat::ATTEMPTS {
             let sport_now = one.candidate(0, &subject, OUT, attempt).expect("more").sport;
-            assert_eq!(sport_now < 1024, sport < 1024, "RFC 4787 REQ-3a");
-            assert!(sport_now >= 512 && (proto != 17 || sport_now & 1 == sport & 1), "{sport_now}");
+            assert!(attempt >= 16 || (sport_now < 1024) == (sport < 1024), "RFC 4787 REQ-3a");
+            assert!(sport_now >= 512 && (sport_now < 1024) <= (sport < 1024), "{sport_now}");
+            assert!(attempt >= 24 || proto != 17 || sport_now & 1 == sport & 1, "{sport_now}");
             drawn.insert(sport_now);
         }
         assert!(drawn.len() > 20, "{drawn:?}");

@@ -15,8 +15,7 @@ use crate::wire::{ipv6, protocol};
 
 use super::compile::{Action, Rule};
 use super::matcher::UNTAGGED;
-use super::sets::Set;
-pub use super::sets::{Exhausted, Range as Span};
+pub use super::sets::{Exhausted, Range as Span, Set};
 use super::{Config, Fallback, PORT_PROTOCOLS, resolve};
 
 /// What rules ask of a packet, in the order in which ranges are split.

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use super::*;
 use crate::config::Config;
 use crate::config::source::Source;
-use crate::flow::entry::EntryV4;
+use crate::flow::entry::{Body, EntryV4};
 use crate::flow::file::Writer;
 use crate::flow::region::Placement;
 use crate::stage::pipeline::compile;
@@ -177,6 +177,7 @@ fn of_two_with_one_tuple_the_later_goes_on_and_half_open_ones_within_the_budget(
         config: String::new(),
         rules: vec!["acl/dns".into(), "acl/web".into()],
         ports: vec!["wan".into(), "lan".into()],
+        steering: None,
     };
     let own = Body { rule: NO_RULE, ingress: [1, 0], out: [0, 1], ..body };
     let earlier = Body { bytes: [7, 7], ..own };

@@ -79,6 +79,8 @@ fn mistakes_are_placed_and_say_what_to_do() {
         ("to_source = 'masquerade'\nmapping = 'endpoint-independent'", "needs `source`; name the inside networks"),
         ("to_source = 'masquerade'\nfiltering = 'endpoint-independent'", "set mapping = \"endpoint-independent\""),
         ("to_source = 'masquerade'\nmapping = 'endpoint-dependend'", "did you mean \"endpoint-dependent\"?"),
+        ("source = '2001:db8::/64'\nto_source = '192.0.2.1'", "never matches; of different families"),
+        ("destination = '198.51.100.1'\nto_source = '2001:db8::1'", "never matches; of different families"),
     ] {
         let mistakes = blueprint(&format!("[[snat.rule]]\n{keys}\n"), 4).map(|_| ()).expect_err(keys);
         let expected: Vec<&str> = expected.split("; ").collect();
@@ -92,4 +94,43 @@ fn mistakes_are_placed_and_say_what_to_do() {
     let list = Config::parse(&Source::new("nat.toml", &alone)).and_then(|config| compile(&config, 1, &[]).map(|_| ()));
     let list = list.expect_err("half a pair");
     assert!(list.len() == 1 && list[0].to_string().contains("add \"snat\""), "{list:?}");
+}
+
+#[test]
+fn the_order_of_work_is_kept() {
+    let rest = "[[dnat.rule]]\nfrom = 'outside'\nservice = 'tcp/80'\nto_destination = '10.0.0.5'\n[dnat.other]\n[snat.other]\n\
+                [[snat.rule]]\nto = 'outside'\nto_source = 'masquerade'\n[acl]\ndefault = 'allow'\n";
+    for (stages, expected) in [
+        (
+            "'conntrack', 'route', 'dnat', 'acl', 'snat'",
+            "\"dnat\" must stand before \"route\", which asks where packets go",
+        ),
+        (
+            "'conntrack', 'dnat', 'route', 'snat', 'acl'",
+            "\"snat\" must stand behind \"acl\": a port is taken for what is allowed",
+        ),
+        (
+            "'conntrack', 'dnat', 'snat', 'route'",
+            "\"snat\" must stand behind the stage that decides where packets leave",
+        ),
+        (
+            "'dnat', 'conntrack', 'route', 'acl', 'snat'",
+            "\"conntrack\" must stand before the stages that judge flows, such as \"dnat\"",
+        ),
+        ("'conntrack', 'dnat', 'dnat:other', 'route', 'acl', 'snat'", "a second stage that translates destinations"),
+        ("'conntrack', 'dnat', 'route', 'acl', 'snat', 'snat:other'", "a second stage that translates sources"),
+    ] {
+        let text = format!("{TWO_PORTS}[pipeline]\nstages = [{stages}]\n{rest}");
+        let tables =
+            [("dnat:other", "[dnat.other]\n"), ("snat:other", "[snat.other]\n"), ("acl", "[acl]\ndefault = 'allow'\n")];
+        let unused = tables.iter().filter(|(stage, _)| !stages.contains(stage));
+        let text = unused.fold(text, |text, (_, table)| text.replace(table, ""));
+        let list =
+            Config::parse(&Source::new("nat.toml", &text)).and_then(|config| compile(&config, 1, &[]).map(|_| ()));
+        let list: Vec<String> = list.expect_err(stages).iter().map(ToString::to_string).collect();
+        assert!(
+            list.len() == 1 && list[0].contains(expected) && list[0].starts_with("nat.toml:"),
+            "{stages}: {list:#?}"
+        );
+    }
 }

@@ -7,7 +7,7 @@ use crate::flow::entry::{self, Entry, Key as FlowKey, mark};
 use crate::flow::table::{Refused, Table};
 use crate::flow::{Drops, ORIGINAL, REPLY};
 use crate::nat::mapping::{End, Lease};
-use crate::nat::source::{Mapped, Origin, Refusal, Slot, Snat};
+use crate::nat::source::{Filtering, Inward, Mapped, Origin, Refusal, Slot, Snat};
 use crate::nat::{HAIRPIN, Nat};
 use crate::packet::meta::flag;
 use crate::packet::steer::Key;
@@ -128,11 +128,18 @@ impl Translator {
                     redirect(subject, &to);
                     self.back |= 1 << i;
                 }
-            } else if let Some(inward) = self.snat.as_ref().and_then(|snat| snat.inward(meta)) {
+            } else if let Some(inward) = self.inward(meta) {
                 redirect(subject, &Tuple { dst: inward.dst, dport: inward.dport, ..Tuple::of(meta) });
                 actions[i].snat = HAIRPIN;
             }
         }
+    }
+
+    /// Where a packet that no flow expects goes, if that is the outside of a mapping that everyone may use. Rules come first: a
+    /// host inside does not take what they forward by sending from its port.
+    fn inward(&self, meta: &Meta) -> Option<Inward> {
+        let inward = self.snat.as_ref()?.inward(meta)?;
+        self.nat.steering.destinations.find(meta).is_none().then_some(inward)
     }
 
     /// True if a flow goes on as it is though a packet of it came in elsewhere, about which the stages have decided.
@@ -199,7 +206,7 @@ impl Translator {
     /// more. (A flow that has a source of its own too holds on to that one alone.)
     fn lease_inward(&self, meta: &Meta, subject: &Meta) -> Lease {
         let changed = (meta.dst, meta.dport) != (subject.dst, subject.dport);
-        let found = self.snat.as_ref().filter(|_| changed).and_then(|snat| snat.inward(meta));
+        let found = if changed { self.inward(meta) } else { None };
         let found = found.filter(|inward| (inward.dst, inward.dport) == (subject.dst, subject.dport));
         found.map_or(Lease::NONE, |inward| inward.lease)
     }
@@ -219,7 +226,7 @@ impl Translator {
     pub(super) fn is_current<E: Entry>(&self, entry: &E, out: u8) -> bool {
         let mut facts = entry::facts(entry);
         let before = Tuple::of(&facts);
-        match self.snat.as_ref().and_then(|snat| snat.inward(&facts)) {
+        match self.inward(&facts) {
             Some(inward) => redirect(&mut facts, &Tuple { dst: inward.dst, dport: inward.dport, ..before }),
             None => {
                 if let Some((dst, dport)) = self.nat.steering.destinations.find(&facts).and_then(|found| found.to) {
@@ -234,7 +241,7 @@ impl Translator {
     /// The facts by which a flow's stages judge again, and what is known before they do.
     pub(super) fn again<E: Entry>(&self, entry: &E, facts: &mut Meta, action: &mut Action) {
         if entry.body().has(mark::TRANSLATED)
-            && let Some(inward) = self.snat.as_ref().and_then(|snat| snat.inward(facts))
+            && let Some(inward) = self.inward(facts)
         {
             redirect(facts, &Tuple { dst: inward.dst, dport: inward.dport, ..Tuple::of(facts) });
             action.snat = HAIRPIN;
@@ -308,22 +315,24 @@ fn lease_again<E: Entry>(table: &mut Table<E>, entries: usize, snat: &mut Snat, 
     let (mut cursor, mut held) = (0, Vec::new());
     while !table.walk(&mut cursor, 1 << 16, |index, entry| {
         let (from, to) = (entry.key().tuple(), entry.leaves(ORIGINAL));
-        if (from.src, from.sport) != (to.src, to.sport) {
-            held.push((index, from, to, entry.key().protocol(), entry.body().out[ORIGINAL]));
+        let (proto, body) = (entry.key().protocol(), entry.body());
+        let ends = [(from.src, from.sport), (to.src, to.sport)];
+        if ends[0] != ends[1] {
+            held.push((index, ends, proto, body.out[ORIGINAL], false));
+        } else if body.has(mark::TRANSLATED) && nat.steering.destinations.find(&entry::facts(entry)).is_none() {
+            held.push((index, [(to.dst, to.dport), (from.dst, from.dport)], proto, body.ingress[ORIGINAL], true));
         }
         true
     }) {}
     let v6 = E::Key::ADDRESS == 16;
-    for (index, from, to, proto, out) in held {
-        let end = |address, port| End { address, port, proto, v6 };
-        let fits = |slot: &Slot| match &slot.origin {
-            Origin::Masquerade => outbound.sources.of_port(out, v6) == Some(to.src),
-            Origin::Pool(pool) => pool.contains(&to.src, v6),
-            Origin::Fixed(_) => false,
+    for (index, [inside, outside], proto, port, called) in held {
+        let end = |(address, port)| End { address, port, proto, v6 };
+        let fits = |slot: &Slot| {
+            outbound.sources.is_of(slot, &outside.0, v6, port) && (!called || slot.filtering == Filtering::Independent)
         };
         let slots = outbound.sources.slots.iter().enumerate().filter(|(_, slot)| fits(slot));
         let lease = slots
-            .map(|(slot, _)| snat.restore(slot as u16, end(from.src, from.sport), end(to.src, to.sport)))
+            .map(|(slot, _)| snat.restore(slot as u16, end(inside), end(outside)))
             .find(|lease| *lease != Lease::NONE);
         table.lease(index, lease.unwrap_or(Lease::NONE));
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 
 use proptest::prelude::*;
 
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::dpdk::ring::ring;
 use crate::flow::entry::Entry;
 use crate::flow::region::Placement;
@@ -13,9 +13,12 @@ use crate::io::memory::MemoryIo;
 use crate::packet::steer::Key;
 use crate::route::{Gateway, Route, Source, Target};
 use crate::stage::pipeline::compile;
-use crate::testkit::bench::{Bench, End, TWO_PORTS};
+use crate::testkit::bench::{Bench, End};
 use crate::testkit::packets::Packet;
 use crate::worker::{Handoff, Setup, Worker};
+
+mod ends;
+mod two;
 
 const HOST: [u8; 6] = [2, 1, 1, 1, 1, 1];
 const PEER: [u8; 6] = [2, 2, 2, 2, 2, 2];
@@ -51,6 +54,17 @@ fn bench(rest: &str) -> Bench {
     });
     bench
 }
+
+/// The same as a config says it, which is there from the start.
+const STATIC: &str = "\
+[[port]]\nname = 'lan'\ndevice = 'net_null0'\nzone = 'inside'\naddress = '10.0.0.1/24'\n\
+[[port]]\nname = 'wan'\ndevice = 'net_null1'\nzone = 'outside'\naddress = '192.0.2.1/24'\n\
+[memory]\nflows = 1000\n[pipeline]\nstages = ['conntrack', 'dnat', 'route', 'acl', 'snat']\n\
+[neighbor]\nstatic = [{ port = 'lan', address = '10.0.0.5', mac = '02:01:01:01:01:01' },\
+ { port = 'lan', address = '10.0.0.6', mac = '02:01:01:01:01:01' },\
+ { port = 'wan', address = '192.0.2.2', mac = '02:02:02:02:02:02' }]\n\
+[[route.static]]\nto = '0.0.0.0/0'\nvia = '192.0.2.2'\n[acl]\ndefault = 'allow'\n";
+const START: u64 = 1_700_000_000_000_000_000;
 
 const MASQUERADE: &str = "[snat]\n[[snat.rule]]\nfrom = 'inside'\nto = 'outside'\nto_source = 'masquerade'\n";
 
@@ -287,6 +301,83 @@ fn independent_mappings_are_shared_and_filtered() {
 }
 
 #[test]
+fn rules_with_addresses_of_one_family_leave_the_other_alone() {
+    let mut bench = bench(
+        "[snat]\n[[snat.rule]]\nfrom = 'inside'\nto = 'outside'\nto_source = '192.0.2.50'\n\
+         [[snat.rule]]\nfrom = 'inside'\nto = 'outside'\nservice = 'udp/99'\nto_source = '2001:db8:2::77'\n",
+    );
+    let (inside, server) = ("[2001:db8:1::5]:4000", "[2001:db8:9::9]:53");
+    assert_eq!(push(&mut bench, "lan", &udp(inside, server)), left("wan", udp(inside, server)));
+    let sent = push(&mut bench, "lan", &udp(inside, "[2001:db8:9::9]:99"));
+    assert_eq!(sent, left("wan", udp("[2001:db8:2::77]:4000", "[2001:db8:9::9]:99")));
+    let sent = push(&mut bench, "lan", &udp("10.0.0.5:4000", "198.51.100.9:99"));
+    assert_eq!(sent, left("wan", udp("192.0.2.50:4000", "198.51.100.9:99")));
+}
+
+#[test]
+fn a_forwarded_port_is_no_hosts_to_take() {
+    let mut bench = bench(
+        "[snat]\n[[snat.rule]]\nfrom = 'inside'\nto = 'outside'\nsource = '10.0.0.0/24'\nto_source = '192.0.2.60'\n\
+         mapping = 'endpoint-independent'\nfiltering = 'endpoint-independent'\n\
+         [[dnat.rule]]\nfrom = 'outside'\ndestination = '192.0.2.60'\nservice = 'udp/3000'\nto_destination = '10.0.0.6'\n",
+    );
+    let (inside, outside, server, stranger) = ("10.0.0.5:3000", "192.0.2.60:3000", "198.51.100.9:53", "203.0.113.7:1");
+    assert_eq!(push(&mut bench, "lan", &udp(inside, server)), left("wan", udp(outside, server)));
+    let sent = push(&mut bench, "wan", &udp(stranger, outside));
+    assert_eq!(sent, left("lan", udp(stranger, "10.0.0.6:3000")), "as the rule says");
+    assert_eq!(push(&mut bench, "wan", &udp(server, outside)), left("lan", udp(server, inside)));
+    bench.route(|router, now| router.address(1, "192.0.2.9/24".parse().expect("an address"), true, now));
+    assert_eq!(push(&mut bench, "wan", &udp(stranger, outside)), sent, "judged again");
+}
+
+#[test]
+fn errors_of_our_own_quote_destinations_as_they_came() {
+    let forward = "[snat]\n[[dnat.rule]]\nfrom = 'outside'\ndestination = '192.0.2.1'\nservice = 'udp/8080'\n\
+                   to_destination = '10.0.0.5:80'\n";
+    let mut bench = Bench::new(&format!("{STATIC}{forward}").replace("zone = 'inside'", "zone = 'inside'\nmtu = 1300"));
+    let client = "198.51.100.9:4321";
+    let question = udp(client, "192.0.2.1:8080").macs(PEER, WAN);
+    let told = |bench: &mut Bench, packet: Packet, kind: u8, code: u8, rest: [u8; 4]| {
+        let bytes = packet.bytes();
+        let ends = bench.push_all("wan", &[&bytes]);
+        let error = ends.iter().find_map(|end| match end {
+            End::Sent { bytes, port, .. } if port == "wan" => Some(bytes),
+            _ => None,
+        });
+        let error = error.unwrap_or_else(|| panic!("{packet:?}: {ends:?}"));
+        assert_eq!((&error[26..30], &error[30..34]), (&[192, 0, 2, 1][..], &[198, 51, 100, 9][..]));
+        assert_eq!((error[34], error[35], &error[38..42]), (kind, code, &rest[..]));
+        let quoted = &error[42..];
+        assert_eq!(quoted, &bytes[14..][..quoted.len()], "the packet as it came");
+        assert!(quoted.len() >= 28);
+    };
+    // About what would be a flow's first packet, and about its second.
+    for n in 0..2 {
+        told(&mut bench, question.clone().ttl(1), 11, 0, [0; 4]);
+        told(&mut bench, question.clone().payload(&[7; 1400]).dont_fragment().ttl(9), 3, 4, [0, 0, 5, 20]);
+        assert_eq!(bench.counter("conntrack", "new"), n);
+        let sent = push(&mut bench, "wan", &question);
+        assert_eq!(sent, left("lan", udp(client, "10.0.0.5:80")));
+    }
+}
+
+#[test]
+fn errors_about_later_fragments_belong_to_nothing() {
+    let mut bench = bench(MASQUERADE);
+    let whole = |from: &str| Packet::udp(from, "198.51.100.9:53").payload(&[7; 100]).id(9).ttl(64);
+    for part in whole("10.0.0.5:3000").macs(HOST, LAN).fragments(48) {
+        assert_eq!(bench.push("lan", &part).reason(), "sent");
+    }
+    let error = |to, about: &Packet| Packet::icmp_error("203.0.113.3", to, 11, 0, about);
+    // RFC 1122 section 3.2.2.4: a timeout is told of the first, which shows the ports.
+    let first = |from| Packet::udp(from, "198.51.100.9:53").payload(&[7; 40]).id(9).fragment(0, true);
+    let sent = push(&mut bench, "wan", &error("192.0.2.1", &first("192.0.2.1:3000")));
+    assert_eq!(sent, left("lan", error("10.0.0.5", &first("10.0.0.5:3000"))));
+    let later = Packet::ip("192.0.2.1", "198.51.100.9", 17).payload(&[7; 48]).id(9).fragment(48, true);
+    assert_eq!(end(&mut bench, "wan", &error("192.0.2.1", &later)).reason(), "conntrack.bad-error");
+}
+
+#[test]
 fn flows_end_that_would_be_translated_otherwise() {
     let mut bench = bench(MASQUERADE);
     let packet = udp("10.0.0.5:3000", "198.51.100.9:53");
@@ -327,80 +418,4 @@ proptest! {
             true
         }) {}
     }
-}
-
-#[test]
-fn answers_come_to_the_worker_that_has_the_flow() {
-    let toml = format!(
-        "{TWO_PORTS}[memory]\nflows = 1000\n[pipeline]\nstages = ['conntrack', 'dnat', 'route', 'acl', 'snat']\n\
-         [dnat]\n[acl]\ndefault = 'allow'\n{MASQUERADE}"
-    );
-    let config = Config::parse(&config::source::Source::new("two.toml", &toml)).expect("good");
-    let blueprint = compile(&config, 2, &[]).expect("good");
-    {
-        let router = blueprint.router.as_ref().expect("routed");
-        let mut router = router.lock().expect("nobody panicked with it");
-        for (port, net) in [(0, "10.0.0.1/24"), (1, "192.0.2.1/24")] {
-            router.address(port, net.parse().expect("an address"), true, 1);
-        }
-        router.start(u64::MAX, &[0, 1], 1);
-        for (port, neighbor, mac) in [(0, "10.0.0.5", HOST), (1, "192.0.2.2", PEER)] {
-            router.add_static(port, ip(neighbor), mac, 1);
-        }
-        (1..4).for_each(|n| router.serve(n * 1_000_000_000));
-    }
-    let ((to_one, from_zero), (to_zero, from_one)) = (ring(256).expect("a ring"), ring(256).expect("a ring"));
-    let handoff = |me, to, from| Handoff { me, to, from: vec![from], out: vec![None, None], sends: Vec::new() };
-    let io = MemoryIo::new(2, 512, 2000);
-    let beside = io.beside();
-    let start = |io: MemoryIo, index: usize, handoff: Handoff| {
-        let (mtus, links) = (vec![1500, 1500], Arc::new(AtomicU64::new(u64::MAX)));
-        let tables = blueprint.tables(Placement::default()).expect("memory");
-        let (blueprint, key, handoff) = (blueprint.clone(), Key::seeded(11), Some(handoff));
-        Worker::new(
-            io,
-            (),
-            Setup { blueprint, index, burst: 8, mtus, strip: 0, links, key, tables, handoff, own: None },
-        )
-    };
-    let mut workers = [
-        start(io, 0, handoff(0, vec![None, Some(to_one)], from_one)),
-        start(beside, 1, handoff(1, vec![Some(to_zero), None], from_zero)),
-    ];
-    let mut now = 5_000_000_000;
-    let mut pass = |at: usize, port: u8, bytes: &[u8]| {
-        assert!(workers[at].io().push(port, bytes, |_| {}));
-        now += 1_000;
-        for _ in 0..4 {
-            for worker in &mut workers {
-                worker.turn(now);
-            }
-        }
-        let mut sent = Vec::new();
-        for worker in &mut workers {
-            for port in 0..2 {
-                while let Some(bytes) = worker.io().pull(port, |frame| frame.bytes().to_vec()) {
-                    sent.push((port, bytes));
-                }
-            }
-        }
-        assert_eq!(sent.len(), 1, "it comes out once");
-        sent.remove(0)
-    };
-    for n in 0..40u16 {
-        let (inside, server) = (format!("10.0.0.5:{}", 3000 + n), format!("192.0.2.2:{}", 50 + n));
-        let there = udp(&inside, &server).ttl(64).macs(HOST, LAN).bytes();
-        let (port, sent) = pass(usize::from(n & 1), 0, &there);
-        let outside = format!("192.0.2.1:{}", sport(&sent));
-        assert_eq!((port, sent), (1, left("wan", udp(&outside, &server))));
-        let back = udp(&server, &outside).ttl(64).macs(PEER, WAN).bytes();
-        assert_eq!(pass(usize::from(n >> 1 & 1), 1, &back), (0, left("lan", udp(&server, &inside))));
-        let error = |to: &str, about: &Packet| Packet::icmp_error("192.0.2.2", to, 3, 3, about);
-        let told = error("192.0.2.1", &udp(&outside, &server)).ttl(64).macs(PEER, WAN).bytes();
-        assert_eq!(pass(usize::from(n & 1), 1, &told), (0, left("lan", error("10.0.0.5", &udp(&inside, &server)))));
-    }
-    let used = workers
-        .each_ref()
-        .map(|worker| worker.pipeline().tracker().map_or(0, |tracker| tracker.tables().v4.occupancy().used));
-    assert!(used.iter().sum::<u32>() == 40 && used.iter().all(|used| *used > 5), "{used:?}");
 }
