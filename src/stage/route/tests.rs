@@ -301,7 +301,7 @@ fn options_that_cannot_be_read_are_reported() {
         let [first, End::Sent { port, bytes, .. }] = ends.as_slice() else { panic!("{ends:?}") };
         let meta = sound(bytes);
         assert_eq!((first.reason(), port.as_str(), meta.detail), ("decode.bad-option", "lan", [12, 0]));
-        assert_eq!((bytes[meta.l4() + 4], meta.destination()), (23, Some(ip("10.0.0.5"))));
+        assert_eq!((bytes[meta.l4() + 4], meta.destination()), (22, Some(ip("10.0.0.5"))));
         for silent in [
             to_lan(bad("10.0.0.1", "198.51.100.9")),
             to_lan(bad("127.0.0.1", "198.51.100.9")),
