@@ -533,6 +533,7 @@ fn port_config(config: &Config, of: &port::Port, port: &Port, workers: usize, on
         tx_descriptors: of.descriptors.0 as u16,
         mtu: of.own_mtu(),
         promiscuous: config.promiscuous(of),
+        macs: config.macs(of),
         checksum: of.checksum == Offload::Auto,
         rss: of.rss == Offload::Auto,
         vlan_strip: of.vlan_strip,

@@ -459,7 +459,8 @@ impl<I: Io, O: Observer> Worker<I, O> {
         decode(&mut self.batch, self.depth);
         let Some(vlans) = &self.vlans else { return };
         let batch = &mut *self.batch;
-        for i in bits(batch.live & batch.uncommon) {
+        // The dead too: senders of some are told.
+        for i in bits((batch.live | batch.dead) & batch.uncommon) {
             let (frame, meta) = (&mut batch.frames[i], &mut batch.metas[i]);
             match vlans.classify(frame, meta) {
                 Some(port) if port == meta.port => {}
@@ -467,6 +468,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
                     (frame.port, meta.port) = (port, port);
                     self.sheet.counters[self.port_counters[usize::from(port)] + port_counter::RX] += 1;
                 }
+                None if batch.live & (1 << i) == 0 => {}
                 None => batch.drop(i, Engine::UnknownVlan.into()),
             }
         }

@@ -50,6 +50,7 @@ fn config() -> PortConfig {
         rx_descriptors: 256,
         tx_descriptors: 256,
         mtu: 1500,
+        macs: Vec::new(),
         promiscuous: true,
         checksum: true,
         rss: true,

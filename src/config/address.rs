@@ -5,14 +5,44 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use super::names::{Names, PortAddress};
+use super::neighbor::Mac;
 use super::reader::{FromToml, Item, Reader};
 use super::source::{At, Mistakes};
 
-/// An address with the length of its subnet's prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Address(pub IpNet);
+/// An address of a port: text, or a table that binds it to a MAC.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// The address with the length of its subnet's prefix.
+    pub net: IpNet,
+    /// The MAC that neighbors are told for it, if not the port's.
+    pub mac: Option<At<Mac>>,
+}
+
+crate::section! {
+    /// An address that is bound to a MAC.
+    pub struct Bound {
+        /// The address with the length of its subnet's prefix.
+        pub address: Subnet,
+        /// The MAC that neighbors are told for it.
+        pub mac: At<Mac>,
+    }
+}
 
 impl FromToml for Address {
+    const EXPECTED: &'static str = Subnet::EXPECTED;
+    fn from_toml(item: Item<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        if item.is_table() {
+            return Bound::from_toml(item, reader).map(|bound| Address { net: bound.address.0, mac: Some(bound.mac) });
+        }
+        Subnet::from_toml(item, reader).map(|Subnet(net)| Address { net, mac: None })
+    }
+}
+
+/// An address with the length of its subnet's prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subnet(pub IpNet);
+
+impl FromToml for Subnet {
     const EXPECTED: &'static str = "an address with the length of its subnet's prefix, such as \"192.0.2.1/24\"";
     fn from_toml(item: Item<'_>, reader: &mut Reader<'_>) -> Option<Self> {
         let Some(text) = item.as_str() else {
@@ -21,7 +51,7 @@ impl FromToml for Address {
         };
         match (text.parse::<IpNet>(), text.parse::<IpAddr>()) {
             (Ok(net), _) => match wrong(net) {
-                None => return Some(Address(net)),
+                None => return Some(Subnet(net)),
                 Some((message, help)) if help.is_empty() => reader.wrong(&item, format!("{text:?} {message}")),
                 Some((message, help)) => reader.wrong_but(&item, format!("{text:?} {message}"), help),
             },
@@ -78,7 +108,11 @@ fn wrong(net: IpNet) -> Option<(&'static str, String)> {
 /// Notes a port's addresses, and what is wrong with them beside those of other ports. `key` is the port's.
 pub(super) fn note(port: u8, addresses: &[At<Address>], key: &str, names: &mut Names, mistakes: &mut Mistakes) {
     for (at, address) in addresses.iter().enumerate() {
-        let (net, key) = (address.value.0, format!("{key}.address[{at}]"));
+        let (net, key) = (address.net, format!("{key}.address[{at}]"));
+        let mac = address.mac.as_ref();
+        if let Some(mac) = mac.filter(|mac| mac.0[0] & 1 != 0 || mac.0 == [0; 6]) {
+            mistakes.at(&mac.place, &format!("{key}.mac"), format!("{} is no station's MAC", mac.value));
+        }
         // Every link has these (RFC 4291, section 2.5.6).
         let link_local = |net: IpNet| matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
         let overlaps = |other: &&PortAddress| other.net.contains(&net.trunc()) || net.contains(&other.net.trunc());
@@ -91,7 +125,8 @@ pub(super) fn note(port: u8, addresses: &[At<Address>], key: &str, names: &mut N
             let message = format!("{net} overlaps {} of port {owner:?}, at {}", other.net, other.place);
             mistakes.with_help(&address.place, &key, message, "each subnet is on one port");
         } else {
-            names.addresses.push(PortAddress { port, net, place: address.place.clone() });
+            let mac = mac.map(|mac| mac.0);
+            names.addresses.push(PortAddress { port, net, mac, place: address.place.clone() });
         }
     }
 }
@@ -119,6 +154,20 @@ mod tests {
             ("['2001:db8::/127', '2001:db8:1::/128', 'fe80::1/64']", "'fe80::1/64'"),
         ] {
             assert_eq!(mistakes(lan, wan, "'route'"), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn addresses_bound_to_macs() {
+        let wan = "[{ address = '10.0.1.254/24', mac = '00:00:5e:00:01:07' }, '10.0.1.1/24']";
+        assert_eq!(mistakes("[]", wan, "'route'"), [""; 0]);
+        for (from, to, expected) in [
+            ("00:00:5e", "01:00:5e", "t.toml:8:47: port[1].address[0].mac: 01:00:5e:00:01:07 is no station's MAC"),
+            ("mac", "mak", "mak"),
+            ("10.0.1.254/24", "10.0.1.254", "says nothing of its subnet"),
+        ] {
+            let found = mistakes("[]", &wan.replace(from, to), "'route'");
+            assert!(found.iter().any(|mistake| mistake.contains(expected)), "{found:?}, not {expected:?}");
         }
     }
 

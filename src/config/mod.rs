@@ -156,6 +156,16 @@ impl Config {
         self.devices().iter().enumerate().map(|(at, port)| u64::from(port.vlan_strip) << at).sum()
     }
 
+    /// The MAC addresses that addresses of a port with a device, and of its VLANs, are bound to.
+    pub fn macs(&self, port: &Port) -> Vec<[u8; 6]> {
+        let own = |of: &&Port| of.name.value == port.name.value || of.parent.as_deref() == Some(&port.name.value);
+        let addresses = self.ports.iter().filter(own).flat_map(|of| &of.address);
+        let mut macs: Vec<[u8; 6]> = addresses.filter_map(|address| Some(address.mac.as_ref()?.0)).collect();
+        macs.sort_unstable();
+        macs.dedup();
+        macs
+    }
+
     /// Whether a port receives frames for other stations too.
     pub fn promiscuous(&self, port: &Port) -> bool {
         port.promiscuous.unwrap_or_else(|| self.pipeline.iter().any(|stage| stage.kind.name == "cross"))

@@ -41,6 +41,8 @@ pub struct PortAddress {
     pub port: u8,
     /// The address, with the length of its subnet's prefix.
     pub net: IpNet,
+    /// The MAC that neighbors are told for it, if not the port's.
+    pub mac: Option<[u8; 6]>,
     /// Where it is written.
     pub place: Place,
 }

@@ -39,7 +39,7 @@ crate::section! {
         pub rate: Within<1, 1000000> = Within(1000),
         /// ARP probes that ask whether somebody has an address before it is used (RFC 5227 wants 3, which take 3 to 7 seconds). 0, as Linux has it, uses it at once; a conflict is noticed in any case.
         pub arp_probes: Within<0, 10> = Within(0),
-        /// Solicitations that ask whether somebody has an IPv6 address before it is used (DupAddrDetectTransmits of RFC 4862); 0 uses it at once.
+        /// Solicitations that ask whether somebody has an IPv6 address before it is used (DupAddrDetectTransmits of RFC 4862); 0 uses it at once. What is sent to an address that is not in use yet, or is found to be another's, is dropped as by a blackhole.
         pub dad_probes: Within<0, 10> = Within(1),
         /// How often an address that has become usable is announced: by gratuitous ARP, or by unsolicited advertisements.
         pub announcements: Within<0, 10> = Within(2),

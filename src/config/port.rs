@@ -120,7 +120,7 @@ crate::section! {
         pub tpid: Option<Tpid>,
         /// The zone it belongs to; several ports may share one.
         pub zone: Option<At<String>>,
-        /// Its addresses, each with the length of its subnet's prefix; those that the kernel or a DHCP client adds to its interface are used as well.
+        /// Its addresses, each with the length of its subnet's prefix, or a table `{ address = "192.0.2.254/24", mac = "00:00:5e:00:01:01" }` of one that neighbors find under another MAC than the port's, as that of a virtual router (RFC 9568): frames to it are taken too, and packets leave from the port's own. Those that the kernel or a DHCP client adds to its interface are used as well.
         pub address: Vec<At<Address>> = Vec::new(),
         /// How the sources of packets from this port are checked, if not as `rpf` of `[route]` says.
         pub rpf: Option<At<Rpf>>,

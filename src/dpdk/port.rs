@@ -37,6 +37,8 @@ pub struct PortConfig {
     pub mtu: u16,
     /// Receive frames for other stations too.
     pub promiscuous: bool,
+    /// MAC addresses it receives frames for besides its own.
+    pub macs: Vec<[u8; 6]>,
     /// Verify checksums in the port, if it can.
     pub checksum: bool,
     /// Spread flows over the receive queues in the port, if it can and there are several.
@@ -381,7 +383,7 @@ impl Port {
             })?;
         }
         // Devices that cannot say so (net_pcap, net_ring) receive everything anyway.
-        // SAFETY: no pointers.
+        // SAFETY: no pointers but for an address of ours, which is copied.
         unsafe {
             if config.promiscuous {
                 dpdk_sys::rte_eth_promiscuous_enable(id);
@@ -391,6 +393,13 @@ impl Port {
                 // its own address or everything receives everything.
                 if dpdk_sys::rte_eth_allmulticast_enable(id) == -libc::ENOTSUP {
                     dpdk_sys::rte_eth_promiscuous_enable(id);
+                }
+                for mac in &config.macs {
+                    let mut mac = dpdk_sys::rte_ether_addr { addr_bytes: *mac };
+                    // One that cannot take another address takes all.
+                    if dpdk_sys::rte_eth_dev_mac_addr_add(id, &mut mac, 0) != 0 {
+                        dpdk_sys::rte_eth_promiscuous_enable(id);
+                    }
                 }
             }
         }

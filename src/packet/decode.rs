@@ -378,9 +378,6 @@ fn network_v4(packet: &[u8], l3: usize, sum_good: bool, meta: &mut Meta) -> Resu
     if !sum_good && !good() {
         return Err(Malformed::BadHeaderChecksum);
     }
-    if header > Ipv4::LEN && ipv4::options(&all[Ipv4::LEN..]).any(|option| option.is_err()) {
-        return Err(Malformed::BadOption);
-    }
     let options = if header > Ipv4::LEN { flag::OPTIONS } else { 0 };
     let more = ip.fragment() & ipv4::MF != 0;
     // The largest datagram is 65,535 bytes with its header, and its first fragment's header is no shorter than this one.
@@ -391,6 +388,10 @@ fn network_v4(packet: &[u8], l3: usize, sum_good: bool, meta: &mut Meta) -> Resu
     meta.proto = ip.protocol();
     meta.l4_words = (header / 4) as u8;
     meta.end = (l3 + total) as u16;
+    // Last of all: a router tells the sender, and needs the facts for that.
+    if header > Ipv4::LEN && ipv4::options(&all[Ipv4::LEN..]).any(|option| option.is_err()) {
+        return Err(Malformed::BadOption);
+    }
     Ok(fragment == 0)
 }
 

@@ -32,7 +32,7 @@ pub enum Options {
     },
     /// An option's length is wrong.
     Malformed {
-        /// The length.
+        /// The option's first byte, if it has no length or is longer than the header; else the length.
         pointer: u16,
     },
 }
@@ -54,7 +54,7 @@ fn walk_v4(header: &[u8]) -> Options {
     let mut found = Options::Plain;
     for (at, option) in ipv4::located(header.get(Ipv4::LEN..).unwrap_or_default()) {
         let pointer = (Ipv4::LEN + at) as u16;
-        let Ok((kind, body)) = option else { return Options::Malformed { pointer: pointer + 1 } };
+        let Ok((kind, body)) = option else { return Options::Malformed { pointer } };
         match kind {
             ipv4::option::LOOSE_SOURCE_ROUTE | ipv4::option::STRICT_SOURCE_ROUTE
                 if !matches!(found, Options::SourceRoute { .. }) =>
@@ -137,7 +137,8 @@ mod tests {
         assert_eq!(with(&[&ALERT, &[1], &LOOSE[..7]]), Options::SourceRoute { pointer: 25 });
         assert_eq!(with(&[&STRICT, &ALERT, &LOOSE]), Options::SourceRoute { pointer: 20 });
         assert_eq!(with(&[&[1, 0x94, 3, 0]]), Options::Malformed { pointer: 22 });
-        assert_eq!(walk_v4(&[&[0x46; 20][..], &[1, 1, 7, 9]].concat()), Options::Malformed { pointer: 23 });
+        assert_eq!(walk_v4(&[&[0x46; 20][..], &[1, 1, 7, 9]].concat()), Options::Malformed { pointer: 22 });
+        assert_eq!(walk_v4(&[&[0x46; 20][..], &[1, 1, 1, 7]].concat()), Options::Malformed { pointer: 23 });
     }
 
     #[test]

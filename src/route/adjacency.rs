@@ -12,6 +12,9 @@ pub const GLEAN: u32 = ROUTED | (ROUTED - 1);
 /// The destination is on the link, and does not answer.
 pub const SILENT: u32 = GLEAN - 1;
 
+/// How often a slot is read again while it is being written.
+const PATIENCE: usize = 1000;
+
 /// What a slot is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -204,11 +207,13 @@ impl Table {
 pub struct Reader<'a>(&'a [Slot]);
 
 impl Reader<'_> {
-    /// The adjacency at an index, with or without [`ROUTED`], as it is stored; a free one if there is none.
+    /// The adjacency at an index, with or without [`ROUTED`], as it is stored; a free one if there is none. One whose change
+    /// takes longer than it should, as control was interrupted in the midst of it, reads as free too: what would leave by it is
+    /// held until the change is done, and no worker waits for control.
     #[inline(always)]
     pub fn stored(self, index: u32) -> Stored {
         let Some(slot) = self.0.get((index & !ROUTED) as usize) else { return Stored([0; 3]) };
-        loop {
+        for _ in 0..PATIENCE {
             let before = slot.version.load(Ordering::Acquire);
             let words = [
                 slot.words[0].load(Ordering::Relaxed),
@@ -221,6 +226,7 @@ impl Reader<'_> {
             }
             std::hint::spin_loop();
         }
+        Stored([0; 3])
     }
 }
 
@@ -258,6 +264,16 @@ mod tests {
     }
 
     #[test]
+    fn nobody_waits_for_a_writer_that_was_interrupted() {
+        let table = Table::new(1);
+        table.set(0, adjacency(1));
+        table.0[0].version.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(table.at(0), Adjacency::FREE);
+        table.0[0].version.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(table.at(0), adjacency(1));
+    }
+
+    #[test]
     fn never_read_half_written() {
         let table = Table::new(1);
         table.set(0, adjacency(0));
@@ -265,7 +281,7 @@ mod tests {
             let writer = scope.spawn(|| (0..20_000_u32).for_each(|n| table.set(0, adjacency(n as u8))));
             while !writer.is_finished() {
                 let read = table.at(0);
-                assert_eq!(read, adjacency(read.port));
+                assert!(read == adjacency(read.port) || read == Adjacency::FREE, "{read:?}");
             }
         });
     }

@@ -15,14 +15,16 @@ pub mod epoch;
 pub mod fib;
 pub mod hop;
 pub mod neighbor;
+pub mod own;
 pub mod rib;
 pub mod router;
 pub mod show;
+pub mod used;
 pub mod vlan;
 
 use epoch::Epochs;
 use fib::Fib;
-use hop::Hops;
+use hop::{Hop, Hops};
 
 /// What control publishes and workers read.
 #[derive(Debug)]
@@ -37,6 +39,10 @@ pub struct Routing {
     pub adjacencies: Arc<adjacency::Table>,
     /// The ports' own addresses.
     pub addresses: Arc<Addresses>,
+    /// By which of these packets have left of late.
+    pub used: used::Used,
+    /// Which addresses are the box's, at a glance.
+    pub own: own::Own,
     /// The ports' own MAC addresses.
     pub macs: Macs,
     /// Changes with every change of routes: flows that were routed before are routed again.
@@ -55,8 +61,8 @@ const ADJACENCIES: usize = 1 << 16;
 const WANTS: usize = 1024;
 
 impl Routing {
-    /// Tables without routes, for ports with these MAC addresses.
-    pub fn new(fib: Fib, epochs: Arc<Epochs>, macs: Macs) -> Routing {
+    /// Tables without routes, for ports with these MAC addresses and so many workers.
+    pub fn new(fib: Fib, epochs: Arc<Epochs>, macs: Macs, workers: usize) -> Routing {
         let ports = macs.first.len();
         Routing {
             fib,
@@ -64,11 +70,19 @@ impl Routing {
             hops: Arc::new(Hops::new(HOPS)),
             adjacencies: Arc::new(adjacency::Table::new(ADJACENCIES)),
             addresses: Arc::new(Addresses::new(ports)),
+            used: used::Used::new(workers, ADJACENCIES),
+            own: own::Own::default(),
             macs,
             generation: AtomicU32::new(0),
             settled: AtomicU32::new(0),
             wants: ArrayQueue::new(WANTS),
         }
+    }
+
+    /// What an address leads to, an IPv4 one in the first four bytes.
+    pub fn hop(&self, v4: bool, address: &[u8; 16]) -> Hop {
+        let [a, b, c, d, ..] = *address;
+        self.hops.at(if v4 { self.fib.lookup_v4([a, b, c, d]) } else { self.fib.lookup_v6(address) })
     }
 
     /// Flows that were routed before are routed again from now on.

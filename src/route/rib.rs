@@ -70,25 +70,6 @@ pub enum NeighborState {
     Gone,
 }
 
-/// What the neighbor machine is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Resolve a gateway ahead of traffic, and keep it resolved.
-    Want {
-        /// The logical port.
-        port: u8,
-        /// The gateway.
-        ip: IpAddr,
-    },
-    /// It is no gateway any more.
-    Unwant {
-        /// The logical port.
-        port: u8,
-        /// What was a gateway.
-        ip: IpAddr,
-    },
-}
-
 /// How much a route of whom is believed: what follows from ports' addresses, then as [`Source`] says, then what neighbors
 /// there are.
 type Rank = u8;
@@ -180,7 +161,7 @@ pub struct Rib<F> {
     refused: HashSet<u32>,
     /// True if there may be room for them now.
     retry: bool,
-    effects: Vec<Effect>,
+    wants: Vec<(u8, IpAddr)>,
 }
 
 impl<F: Fib> Rib<F> {
@@ -207,7 +188,7 @@ impl<F: Fib> Rib<F> {
             adjacency_slots: Slots::new(ports, table.room()),
             refused: HashSet::new(),
             retry: false,
-            effects: Vec::new(),
+            wants: Vec::new(),
             hops,
             table,
         }
@@ -247,9 +228,9 @@ impl<F: Fib> Rib<F> {
         }
     }
 
-    /// What the neighbor machine is to do since this was last asked.
-    pub fn effects(&mut self) -> impl Iterator<Item = Effect> + '_ {
-        self.effects.drain(..)
+    /// The gateways that have become such since this was last asked, with their ports: to be resolved ahead of traffic.
+    pub fn wants(&mut self) -> impl Iterator<Item = (u8, IpAddr)> + '_ {
+        self.wants.drain(..)
     }
 
     /// Works off what is left to do, at most about so many prefixes. True if nothing is left.
@@ -285,11 +266,12 @@ impl<F: Fib> Rib<F> {
         waiting.then(|| (self.hop_slots.seal(), self.adjacency_slots.seal()))
     }
 
-    /// Hops and adjacencies given back before the seal may be used for others.
-    pub fn release(&mut self, (hops, adjacencies): (Seal, Seal)) {
+    /// Hops and adjacencies given back before the seal may be used for others. True if something that had found no room has
+    /// some now, so that what leads to it is to be asked for again.
+    pub fn release(&mut self, (hops, adjacencies): (Seal, Seal)) -> bool {
         self.hop_slots.release(hops, |slot| self.hops.set(slot, Hop::None));
         self.adjacency_slots.release(adjacencies, |slot| self.table.set(slot, Adjacency::FREE));
-        self.feed();
+        self.feed()
     }
 
     /// Adds a route or changes the one that is there.

@@ -2,7 +2,7 @@
 //!
 //! Pure: frames, events and the time come in, frames to be sent go out. It is the one writer of [`Routing`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -21,6 +21,8 @@ use super::{Macs, Route, Routing, Source, Want};
 const PAUSE: u64 = 10_000_000;
 /// Prefixes that are looked at again in one go.
 const BUDGET: usize = 20_000;
+/// Between two times that gateways which nobody knows any more are asked for, in nanoseconds.
+const AGAIN: u64 = 100_000_000;
 
 /// A logical port as routing knows it.
 #[derive(Clone, Debug)]
@@ -35,8 +37,18 @@ pub struct Port {
     pub tags: [[u8; 4]; 2],
     /// Its addresses.
     pub addresses: Vec<IpNet>,
+    /// Of these, the ones that neighbors are told other MAC addresses for (VRRP).
+    pub virtuals: Vec<(IpAddr, [u8; 6])>,
     /// What it advertises as an IPv6 router, if it does.
     pub advertises: Option<crate::config::neighbor::RouterAdvertisements>,
+}
+
+impl Port {
+    /// One of its addresses, with the MAC address that neighbors are told for it.
+    fn address(&self, net: IpNet) -> neighbor::Address {
+        let known = self.virtuals.iter().find(|(ip, _)| *ip == net.addr());
+        neighbor::Address { net, mac: known.map(|(_, mac)| *mac) }
+    }
 }
 
 /// The forwarding table, written by the RIB.
@@ -61,6 +73,13 @@ pub struct Router {
     ports: Vec<Port>,
     /// Neighbors of the file.
     given: Vec<(u8, IpAddr, [u8; 6])>,
+    /// Addresses that are nobody's port's and the box's nevertheless.
+    pools: Vec<IpNet>,
+    /// Ports' addresses that may not be used yet, or not at all.
+    withheld: BTreeSet<(u8, IpAddr)>,
+    /// Gateways that the neighbor machine has forgotten, to be asked for again; and when that was done last.
+    lost: BTreeSet<(u8, IpAddr)>,
+    asked: u64,
     /// Frames to be sent, untagged, by logical port.
     pub sends: Vec<(u8, Vec<u8>)>,
     /// What the operator should know.
@@ -78,8 +97,9 @@ impl Router {
     pub fn new(workers: usize, capacity: Capacity, settings: &Settings, ports: Vec<Port>) -> std::io::Result<Router> {
         let epochs = Epochs::new(workers + 1);
         let fib = FibWriter::new(capacity, &epochs)?;
-        let macs = Macs::new(ports.iter().map(|port| (port.mac, Vec::new())));
-        let routing = Arc::new(Routing::new(fib.fib(), epochs, macs));
+        let more = |port: &Port| port.virtuals.iter().map(|(_, mac)| *mac).collect::<Vec<_>>();
+        let macs = Macs::new(ports.iter().map(|port| (port.mac, more(port))));
+        let routing = Arc::new(Routing::new(fib.fib(), epochs, macs, workers));
         for (index, port) in (0..).zip(&ports) {
             let keep =
                 Adjacency { state: State::Keep, port: index as u8, mtu: port.mtu, tags: port.tags, ..Adjacency::FREE };
@@ -92,6 +112,10 @@ impl Router {
             neighbors: Neighbors::new(settings, std::process::id().into()),
             ports,
             given: Vec::new(),
+            pools: Vec::new(),
+            withheld: BTreeSet::new(),
+            lost: BTreeSet::new(),
+            asked: 0,
             sends: Vec::new(),
             notes: Vec::new(),
             effects: Vec::new(),
@@ -135,7 +159,7 @@ impl Router {
             let wanted = neighbor::Port {
                 name: port.name.clone(),
                 mac: port.mac,
-                addresses: port.addresses.iter().map(|net| (*net).into()).collect(),
+                addresses: port.addresses.iter().map(|net| port.address(*net)).collect(),
                 link_up: up,
                 router_advertisements: port.advertises.clone(),
             };
@@ -162,8 +186,10 @@ impl Router {
                 (IpAddr::V6(first), IpAddr::V6(last)) => Ipv6Subnets::new(*first, *last, 0).map(IpNet::from).collect(),
                 _ => continue,
             };
-            nets.into_iter().for_each(|net| self.rib.add_own(net));
+            nets.iter().for_each(|net| self.rib.add_own(*net));
+            self.pools.extend(nets);
         }
+        self.tell_own();
         self.neighbors.stand_for(pools.into_iter().chain(others).collect());
         self.changed = true;
     }
@@ -184,7 +210,7 @@ impl Router {
             self.rib.neighbor(port, ip, NeighborState::Resolved);
         }
         // What gateways are wanted is asked for when ports are there.
-        self.rib.effects().for_each(drop);
+        self.rib.wants().for_each(drop);
         self.publish(0);
     }
 
@@ -209,11 +235,13 @@ impl Router {
         match (added, there) {
             (true, None) => {
                 known.addresses.push(net);
+                let address = known.address(net);
                 self.rib.add_address(port, net);
-                self.neighbors.add_address(port, net.into(), now, &mut self.effects);
+                self.neighbors.add_address(port, address, now, &mut self.effects);
             }
             (false, Some(at)) => {
                 known.addresses.remove(at);
+                self.withheld.remove(&(port, net.addr()));
                 self.rib.remove_address(port, net);
                 self.neighbors.remove_address(port, net.addr(), now, &mut self.effects);
             }
@@ -251,24 +279,21 @@ impl Router {
                 }
             }
         }
-        // Whatever was once spoken to is kept alive: workers do not say whom they send to.
-        self.neighbors.tick(now, &mut |_, _| true, &mut self.effects);
+        self.ask_again(now);
+        let Router { neighbors, rib, routing, effects, .. } = self;
+        let is_used = |port, ip| rib.adjacency(port, ip).is_some_and(|index| routing.used.take(index));
+        // Whether a gateway is there is known before packets need it: flows are not given to one that is not.
+        neighbors.tick(now, &mut |port, ip| is_used(port, ip) || rib.is_gateway(port, ip), effects);
         self.carry_out(now);
         let safe = self.routing.epochs.safe();
         while self.sealed.front().is_some_and(|(epoch, _)| *epoch <= safe) {
             let Some((_, seals)) = self.sealed.pop_front() else { break };
-            self.rib.release(seals);
+            self.changed |= self.rib.release(seals);
             self.rib.fib_mut().0.reclaim();
         }
         if self.changed && now.wrapping_sub(self.told) >= PAUSE {
             self.publish(now);
         }
-    }
-
-    /// When there is something to do at the latest, if nothing happens before.
-    pub fn next(&self) -> Option<u64> {
-        let publish = self.changed.then_some(self.told + PAUSE);
-        self.neighbors.next_tick().into_iter().chain(publish).min()
     }
 
     /// The last words before the process ends.
@@ -288,17 +313,30 @@ impl Router {
         }
     }
 
+    /// Asks for the gateways that were forgotten, where the link is up.
+    fn ask_again(&mut self, now: u64) {
+        if self.lost.is_empty() || now.wrapping_sub(self.asked) < AGAIN {
+            return;
+        }
+        self.asked = now;
+        for (port, ip) in std::mem::take(&mut self.lost) {
+            match self.rib.is_gateway(port, ip) {
+                true if self.rib.is_up(port) => self.neighbors.want(port, ip, now, &mut self.effects),
+                true => drop(self.lost.insert((port, ip))),
+                false => self.effects.push(Effect::Gone { port, ip }),
+            }
+        }
+    }
+
     /// Does what the neighbor machine and the RIB want of each other.
     fn carry_out(&mut self, now: u64) {
         loop {
-            let wants: Vec<rib::Effect> = self.rib.effects().collect();
+            let wants: Vec<(u8, IpAddr)> = self.rib.wants().collect();
             if wants.is_empty() && self.effects.is_empty() {
                 return;
             }
-            for want in wants {
-                if let rib::Effect::Want { port, ip } = want {
-                    self.neighbors.want(port, ip, now, &mut self.effects);
-                }
+            for (port, ip) in wants {
+                self.neighbors.want(port, ip, now, &mut self.effects);
             }
             for effect in std::mem::take(&mut self.effects) {
                 self.carry_out_one(effect);
@@ -311,52 +349,83 @@ impl Router {
             Effect::Send { port, frame } => self.sends.push((port, frame)),
             Effect::Resolved { port, ip, mac, .. } => {
                 if self.rib.adjacency(port, ip).is_none() {
-                    self.rib.neighbor(port, ip, NeighborState::Unresolved);
+                    self.changed |= self.rib.neighbor(port, ip, NeighborState::Unresolved);
                 }
+                self.lost.remove(&(port, ip));
                 self.write(port, ip, State::Forward, mac);
-                self.rib.neighbor(port, ip, NeighborState::Resolved);
-                self.changed = true;
+                self.changed |= self.rib.neighbor(port, ip, NeighborState::Resolved);
             }
             Effect::Failed { port, ip } => {
                 self.write(port, ip, State::Failed, [0; 6]);
-                self.rib.neighbor(port, ip, NeighborState::Failed);
-                self.changed = true;
+                self.changed |= self.rib.neighbor(port, ip, NeighborState::Failed);
             }
             Effect::Gone { port, ip } => {
+                // A gateway that has not answered counts as silent until it does: nobody waits for it, and flows go by others.
+                if self.rib.is_gateway(port, ip) {
+                    self.lost.insert((port, ip));
+                    if self.rib.neighbor_state(port, ip) == Some(NeighborState::Failed) {
+                        return;
+                    }
+                }
                 self.write(port, ip, State::Unresolved, [0; 6]);
-                self.rib.neighbor(port, ip, NeighborState::Gone);
-                self.changed = true;
+                self.changed |= self.rib.neighbor(port, ip, NeighborState::Gone);
+            }
+            Effect::AddressTentative { port, ip } | Effect::AddressConflict { port, ip, kept: false, .. } => {
+                self.use_address(port, ip, false);
             }
             // Its note comes with it.
             Effect::AddressConflict { .. } => {}
-            Effect::AddressUsable { port, .. } => self.tell_addresses(port),
+            Effect::AddressUsable { port, ip } => self.use_address(port, ip, true),
             Effect::Note(note) => self.notes.push(note),
         }
     }
 
-    /// Writes a neighbor's adjacency, if it has one.
+    /// Writes a neighbor's adjacency, if it has one; what waits for the neighbor is looked at again.
     fn write(&mut self, port: u8, ip: IpAddr, state: State, mac: [u8; 6]) {
-        let (Some(index), Some(by)) = (self.rib.adjacency(port, ip), self.ports.get(usize::from(port))) else { return };
-        let adjacency = Adjacency { state, port, mtu: by.mtu, destination: mac, source: by.mac, tags: by.tags };
-        self.routing.adjacencies.set(index, adjacency);
+        if let (Some(index), Some(by)) = (self.rib.adjacency(port, ip), self.ports.get(usize::from(port))) {
+            let adjacency = Adjacency { state, port, mtu: by.mtu, destination: mac, source: by.mac, tags: by.tags };
+            self.routing.adjacencies.set(index, adjacency);
+        }
         self.routing.settle();
+    }
+
+    /// Uses one of a port's addresses, or does not: packets to it vanish, and none leave from it.
+    fn use_address(&mut self, port: u8, ip: IpAddr, usable: bool) {
+        let changed = match usable {
+            true => self.withheld.remove(&(port, ip)),
+            false => self.withheld.insert((port, ip)),
+        };
+        if changed {
+            self.rib.withhold(port, ip, !usable);
+            self.changed = true;
+        }
+        self.tell_addresses(port);
     }
 
     /// Tells workers what a port's addresses are, to speak in their name.
     fn tell_addresses(&mut self, port: u8) {
         let Some(known) = self.ports.get(usize::from(port)) else { return };
-        let v4 = known.addresses.iter().find_map(|net| match net {
+        // One that the port has made itself is no port's of the file.
+        let made: Vec<IpNet> = self.neighbors.addresses(port).map(|(net, _)| net).collect();
+        let usable = |net: &&IpNet| !self.withheld.contains(&(port, net.addr()));
+        let all = || known.addresses.iter().chain(&made).filter(usable);
+        let v4 = all().find_map(|net| match net {
             IpNet::V4(net) => Some(net.addr().octets()),
             IpNet::V6(_) => None,
         });
-        let own = self.neighbors.addresses(port).map(|(net, _)| net).collect::<Vec<_>>();
         let v6 = |global: bool| {
-            known.addresses.iter().chain(&own).find_map(|net| match net {
-                IpNet::V6(net) if (net.addr().segments()[0] & 0xffc0 != 0xfe80) == global => Some(net.addr().octets()),
+            all().find_map(|net| match net {
+                IpNet::V6(net) if net.addr().is_unicast_link_local() != global => Some(net.addr().octets()),
                 _ => None,
             })
         };
         self.routing.addresses.set(port, v4, v6(true).or_else(|| v6(false)));
+        self.tell_own();
+    }
+
+    /// Tells workers from which addresses nobody else may send.
+    fn tell_own(&self) {
+        self.routing.own.set(self.rib.own_addresses().chain(self.pools.iter().copied()));
     }
 }
 

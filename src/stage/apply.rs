@@ -5,6 +5,7 @@
 //! packet's end gets it quoted as it came.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 
 use crate::packet::batch::Await;
 use crate::packet::meta::flag;
@@ -12,6 +13,7 @@ use crate::packet::reply::Answer;
 use crate::packet::{BATCH, Batch, Frame, Mask, Meta, SELF_PORT, bits, forward, mss};
 use crate::route::Routing;
 use crate::route::adjacency::{Adjacency, GLEAN, ROUTED, Reader, SILENT, State, Stored};
+use crate::route::used::{self, Marks};
 use crate::stats::{Reason, ReasonBase};
 use crate::wire::ethernet::{Ethernet, Rewrite};
 use crate::wire::tcp::SYN;
@@ -60,6 +62,8 @@ pub struct Routed {
     pub clamp: bool,
     /// How packets leave that would have to wait for a neighbor, for those who only ask.
     pub assumed: Option<Adjacency>,
+    /// The worker's marks of the ways by which something has left.
+    pub used: Marks,
 }
 
 /// All ways by which packets leave.
@@ -123,12 +127,13 @@ impl Ways {
 #[derive(Clone, Copy)]
 struct Hurry<'a> {
     adjacencies: Reader<'a>,
+    used: &'a [AtomicU8],
     clamp: bool,
 }
 
 impl<'a> Hurry<'a> {
     fn new(routed: &'a Routed) -> Hurry<'a> {
-        Hurry { adjacencies: routed.routing.adjacencies.reader(), clamp: routed.clamp }
+        Hurry { adjacencies: routed.routing.adjacencies.reader(), used: &routed.used, clamp: routed.clamp }
     }
 
     /// Makes a packet leave by an adjacency at once, if that is the common case: one hop more behind a header without tags,
@@ -140,10 +145,14 @@ impl<'a> Hurry<'a> {
         }
         let stored = self.adjacencies.stored(adjacency);
         let handshake = meta.proto == protocol::TCP && meta.detail[0] & SYN != 0;
-        stored.is_plain()
+        let left = stored.is_plain()
             && meta.end.wrapping_sub(Ethernet::LEN as u16) <= stored.mtu()
             && !(handshake && self.clamp)
-            && forward::plain(frame, meta, stored.macs())
+            && forward::plain(frame, meta, stored.macs());
+        if left {
+            used::mark(self.used, adjacency);
+        }
+        left
     }
 }
 
@@ -168,6 +177,7 @@ impl Routed {
         let fits = packet_len(meta) <= stored.mtu();
         // A packet of one hop more is the common case, and so is one that fits.
         if stored.forwards() && fits && meta.port != SELF_PORT && forward::hops_left(frame, meta) > 1 {
+            used::mark(&self.used, index);
             return Ok(stored);
         }
         self.look_closer(index, stored, frame, meta)
@@ -193,6 +203,7 @@ impl Routed {
         if packet_len(meta) > stored.mtu() && (meta.has(flag::IPV6) || may_not_fragment(frame, meta)) {
             return drop(Drops::TooBig, stored.mtu());
         }
+        used::mark(&self.used, index);
         Ok(stored)
     }
 }

@@ -259,6 +259,11 @@ fn router(config: &Config, names: &Names, workers: usize) -> io::Result<Router> 
         mtu: mtus[at],
         tags: port.carrier.map_or([[0; 4]; 2], |carrier| carrier.tags.wire()),
         addresses: addresses_of(at as u8),
+        virtuals: names
+            .addresses
+            .iter()
+            .filter_map(|own| Some((own.net.addr(), own.mac.filter(|_| own.port == at as u8)?)))
+            .collect(),
         advertises: config
             .ports
             .get(at)
@@ -384,6 +389,10 @@ impl Blueprint {
             let nat = self.nat.as_ref().map(|nat| (nat, worker, self.workers.max(1)));
             Tracker::new(settings.clone(), around.clone(), nat, tables, key, steered)
         });
+        let mut ways = self.ways.clone();
+        if let Some(routed) = ways.routed.as_mut().filter(|_| !self.asks) {
+            routed.used = routed.routing.used.of(worker);
+        }
         let mut pipeline = Pipeline {
             before: Vec::new(),
             tracker,
@@ -391,7 +400,7 @@ impl Blueprint {
             after: Vec::new(),
             positions: Vec::new(),
             actions: Box::new([Action::OPEN; BATCH]),
-            ways: self.ways.clone(),
+            ways,
             arrival: self.arrival.clone(),
         };
         let mut behind = false;

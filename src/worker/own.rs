@@ -5,10 +5,12 @@ use crate::dpdk::ring::{Consumer, Producer};
 use crate::io::Io;
 use crate::packet::echo::{self, Echo};
 use crate::packet::meta::flag;
-use crate::packet::{BATCH, Frame, SELF_PORT};
+use crate::packet::{BATCH, Frame, Meta, SELF_PORT};
+use crate::route::hop::Hop;
 use crate::stage::bucket::Bucket;
-use crate::stage::route::Drops;
+use crate::stage::route::{Drops, martian};
 use crate::stats::{Account, Engine, Reason, ReasonBase};
+use crate::wire::protocol;
 
 use super::{Observer, Outbox, Worker};
 
@@ -51,8 +53,13 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let by = if meta.port == SELF_PORT { meta.vlan as u8 } else { meta.port };
         let Some(routed) = &self.routed else { return Err(Engine::NoEgress.into()) };
         let at = |drop| routed.reasons.at(drop);
-        if meta.has(flag::ECHO) && meta.port != SELF_PORT {
-            let mac = routed.routing.macs.of(meta.port).unwrap_or_default();
+        let mac = routed.routing.macs.of(by).unwrap_or_default();
+        // Of a link's addresses the box's kernel knows best, if no port is known to have this one.
+        let known = |meta: &Meta| {
+            let of_link = meta.has(flag::IPV6) && martian::is_link_local(&meta.dst);
+            !of_link || matches!(routed.routing.hop(false, &meta.dst), Hop::Local { .. })
+        };
+        if meta.has(flag::ECHO) && meta.port != SELF_PORT && known(meta) {
             match echo::reply(frame, meta, &mac) {
                 Echo::Replied => {
                     let out = self.batch.metas[i].out;
@@ -78,13 +85,17 @@ impl<I: Io, O: Observer> Worker<I, O> {
             return Ok(());
         };
         let discovery =
-            !meta.any(flag::IPV4 | flag::IPV6) || meta.has(flag::IPV6) && matches!(meta.detail[0], 133..=137);
+            !meta.any(flag::IPV4 | flag::IPV6) || meta.proto == protocol::ICMPV6 && matches!(meta.detail[0], 133..=137);
         let bucket = if discovery { &mut desk.own.discovery } else { &mut desk.own.rest };
         if !bucket.has(now) {
             return Err(at(Drops::Policed));
         }
         bucket.take(now);
         let mut frame = frame.take();
+        // The kernel's interface has the port's own MAC, and no other.
+        if let Some(station) = frame.bytes_mut().first_chunk_mut::<6>().filter(|station| station[0] & 1 == 0) {
+            *station = mac;
+        }
         frame.port = by;
         desk.outbox.push(frame);
         if desk.outbox.is_full() {

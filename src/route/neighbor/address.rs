@@ -39,6 +39,9 @@ pub struct Own {
     /// The virtual MAC it is bound to, if not the port's.
     pub mac: Option<Mac>,
     pub stage: Stage,
+    /// It has been in use since it was last another's. If its link comes up again, it is probed for again, but stays in use
+    /// for the box: a router that does not know itself for seconds harms more than the conflict that may have come up.
+    proven: bool,
     /// Made by us of the port's MAC.
     automatic: bool,
     /// Probes, or announcements, sent so far.
@@ -126,7 +129,7 @@ impl Link {
 
     fn insert(&mut self, address: Address, automatic: bool, cx: &mut Cx<'_>) {
         let Address { net, mac } = address;
-        self.addresses.push(Own { net, mac, stage: Stage::Down, automatic, sent: 0, defended: None });
+        self.addresses.push(Own { net, mac, stage: Stage::Down, proven: false, automatic, sent: 0, defended: None });
         // What is ours now is no neighbor's.
         self.give(net.addr(), None, cx);
         self.forget(cx, |_, ip| ip == net.addr());
@@ -199,6 +202,9 @@ impl Link {
             self.take_into_use(ip, cx);
         } else {
             own.stage = Stage::Probing;
+            if !own.proven {
+                cx.out.push(Effect::AddressTentative { port: cx.port, ip });
+            }
             let wait = if ip.is_ipv4() { PROBE_WAIT } else { MAX_RTR_SOLICITATION_DELAY };
             let due = cx.now + cx.chance.below(wait);
             cx.timers.set(cx.port, Timer::Address(ip), Some(due));
@@ -242,7 +248,7 @@ impl Link {
 
     fn take_into_use(&mut self, ip: IpAddr, cx: &mut Cx<'_>) {
         let Some(own) = self.own_mut(ip) else { return };
-        (own.stage, own.sent) = (Stage::Usable, 0);
+        (own.stage, own.proven, own.sent) = (Stage::Usable, true, 0);
         cx.out.push(Effect::AddressUsable { port: cx.port, ip });
         self.announce(ip, cx);
         if matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local()) {
@@ -274,7 +280,7 @@ impl Link {
         let Some(own) = self.own_mut(ip) else { return };
         let kept = match own.stage {
             Stage::Probing => {
-                own.stage = Stage::Duplicate;
+                (own.stage, own.proven) = (Stage::Duplicate, false);
                 // RFC 5227 section 2.1.1: after a conflict another try is made only once in a while. RFC 4862 section 5.4.5
                 // makes none before somebody steps in.
                 let again = ip.is_ipv4().then_some(now + RATE_LIMIT_INTERVAL);

@@ -200,16 +200,6 @@ impl Link {
         }
     }
 
-    /// Something was sent to a neighbor.
-    pub fn used(&mut self, ip: IpAddr, cx: &mut Cx<'_>) {
-        self.change(ip, cx, |entry, now, times, _| entry.used(now, times));
-    }
-
-    /// What was sent to a neighbor has arrived.
-    pub fn confirm(&mut self, ip: IpAddr, cx: &mut Cx<'_>) {
-        self.change(ip, cx, Entry::confirm);
-    }
-
     /// A neighbor has told its MAC in passing. If it `asks_us` it gets an entry, if there is room without sending another away;
     /// nobody is told of it before a packet wants to go there, so that a flood of questions changes no table but this one.
     pub fn told(&mut self, ip: IpAddr, mac: Mac, asks_us: bool, cx: &mut Cx<'_>) {

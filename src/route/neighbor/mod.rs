@@ -50,6 +50,8 @@ pub enum Effect {
     Gone { port: u8, ip: IpAddr },
     /// Somebody else on the port's link uses an address of ours; `kept` if we go on using it.
     AddressConflict { port: u8, ip: IpAddr, mac: Mac, kept: bool },
+    /// An address of ours is asked for before it is used for the first time.
+    AddressTentative { port: u8, ip: IpAddr },
     /// An address of ours has been found unique and is in use from now on.
     AddressUsable { port: u8, ip: IpAddr },
     /// A line for the log.
@@ -354,16 +356,6 @@ impl Neighbors {
         self.with(port, now, out, |link, cx| link.want(ip, cx));
     }
 
-    /// Something was sent to a neighbor: it is asked before long whether it is still there.
-    pub fn used(&mut self, port: u8, ip: IpAddr, now: u64, out: &mut Vec<Effect>) {
-        self.with(port, now, out, |link, cx| link.used(ip, cx));
-    }
-
-    /// What was sent to a neighbor has arrived (RFC 4861 section 7.3.1): it need not be asked.
-    pub fn confirm(&mut self, port: u8, ip: IpAddr, now: u64, out: &mut Vec<Effect>) {
-        self.with(port, now, out, |link, cx| link.confirm(ip, cx));
-    }
-
     /// A neighbor is given by the operator. One of our own addresses, or a group, cannot be.
     pub fn add_static(&mut self, port: u8, ip: IpAddr, mac: Mac, now: u64, out: &mut Vec<Effect>) {
         self.with(port, now, out, |link, cx| {
@@ -378,8 +370,8 @@ impl Neighbors {
         self.with(port, now, out, |link, cx| link.give(ip, None, cx));
     }
 
-    /// Does what is due. `used` is asked, every few seconds for each stale neighbor that effects have told of, whether the datapath has sent something to
-    /// it since the last time.
+    /// Does what is due. `used` is asked whether the datapath has sent something to a neighbor since the last time: when the
+    /// neighbor becomes stale, and every few seconds from then on. Only of those that effects have told of.
     pub fn tick(&mut self, now: u64, used: &mut dyn FnMut(u8, IpAddr) -> bool, out: &mut Vec<Effect>) {
         while let Some((port, timer)) = self.timers.take(now) {
             self.with(port, now, out, |link, cx| match timer {

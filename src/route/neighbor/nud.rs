@@ -127,6 +127,8 @@ impl Entry {
                 Act::Rest
             }
             (State::Reachable, _) => {
+                // Sent before it was stale: that counts no more.
+                let _ = used();
                 self.stale(now, times);
                 Act::Rest
             }
@@ -161,13 +163,6 @@ impl Entry {
     pub fn used(&mut self, now: u64, times: &Times) {
         if self.state == State::Stale {
             self.enter(State::Delay, now, now + times.delay);
-        }
-    }
-
-    /// What it was sent has arrived (RFC 4861 section 7.3.1).
-    pub fn confirm(&mut self, now: u64, times: &Times, chance: &mut Chance) {
-        if matches!(self.state, State::Reachable | State::Stale | State::Delay | State::Probe) {
-            self.reach(now, times, chance);
         }
     }
 
@@ -320,9 +315,6 @@ mod tests {
         }
         assert_eq!(entry.fire(until + 13 * second, &times, || true), Act::Forget);
 
-        let mut entry = self::entry(Delay);
-        entry.confirm(second, &times, &mut Chance::new(1));
-        assert_eq!(entry.state, Reachable);
         let mut entry = self::entry(Stale);
         assert_eq!(entry.fire(599 * second, &times, || false), Act::Rest);
         assert_eq!(entry.fire(600 * second, &times, || false), Act::Forget);

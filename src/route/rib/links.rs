@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use crate::route::adjacency::{Adjacency, State};
 
 use super::connected::{Part, parts};
-use super::resolve::{Key, Leaf};
+use super::resolve::{Discard, Key, Leaf};
 use super::targets::What;
 use super::{ADDRESS, Fib, Link, NEIGHBOR, NeighborState, Rib};
 
@@ -34,6 +34,15 @@ impl<F: Fib> Rib<F> {
         self.put(ADDRESS, net, metric(u8::MAX, Part::Local), What::Local(0));
     }
 
+    /// Whether one of a port's addresses is not in use, because it is or may be somebody else's: then packets to it vanish (RFC
+    /// 4862 section 5.4).
+    pub fn withhold(&mut self, port: u8, ip: IpAddr, withheld: bool) {
+        if self.addresses(port).iter().any(|address| address.addr() == ip) {
+            let what = if withheld { What::Discard(Discard::Blackhole) } else { What::Local(port) };
+            self.put(ADDRESS, ip.into(), metric(port, Part::Local), what);
+        }
+    }
+
     /// It has it no more.
     pub fn remove_address(&mut self, port: u8, address: IpNet) {
         let Some(link) = self.links.get_mut(usize::from(port)) else { return };
@@ -54,6 +63,12 @@ impl<F: Fib> Rib<F> {
         self.links.get(usize::from(port)).map_or(&[], |link| &link.addresses)
     }
 
+    /// The addresses that follow from the ports' and are the box's, or everybody's on a link.
+    pub fn own_addresses(&self) -> impl Iterator<Item = IpNet> + '_ {
+        let all = self.links.iter().flat_map(|link| &link.addresses).flat_map(|address| parts(*address));
+        all.filter(|(_, part)| *part != Part::Subnet).map(|(net, _)| net)
+    }
+
     /// A port's link is up, or down: what leads by it leads there no more.
     pub fn link_up(&mut self, port: u8, up: bool) {
         let Some(link) = self.links.get_mut(usize::from(port)) else { return };
@@ -72,13 +87,14 @@ impl<F: Fib> Rib<F> {
     }
 
     /// What the neighbor machine knows of a neighbor has changed. Where routes say that its address is on the port's link,
-    /// packets to it go by its adjacency.
-    pub fn neighbor(&mut self, port: u8, ip: IpAddr, state: NeighborState) {
+    /// packets to it go by its adjacency. True if that led or leads packets elsewhere; of a MAC that is known now, its adjacency
+    /// says all.
+    pub fn neighbor(&mut self, port: u8, ip: IpAddr, state: NeighborState) -> bool {
         if ip.is_multicast() || ip.is_unspecified() || usize::from(port) >= self.links.len() {
-            return;
+            return false;
         }
         if state == NeighborState::Gone && !self.neighbor_of.contains_key(&(port, ip)) {
-            return;
+            return false;
         }
         let index = self.neighbor_index(port, ip);
         let before = std::mem::replace(&mut self.neighbors[index].state, state);
@@ -100,11 +116,27 @@ impl<F: Fib> Rib<F> {
                 self.put(NEIGHBOR, ip.into(), port.into(), what);
             }
         }
+        let leads = |state| match state {
+            NeighborState::Resolved | NeighborState::Unresolved => 0,
+            NeighborState::Failed => 1,
+            NeighborState::Gone => 2,
+        };
+        leads(before) != leads(state)
     }
 
     /// The adjacency of a neighbor, for the neighbor machine to fill in; none if it is neither known nor a gateway.
     pub fn adjacency(&self, port: u8, ip: IpAddr) -> Option<u32> {
         self.neighbors[*self.neighbor_of.get(&(port, ip))?].slot
+    }
+
+    /// What the neighbor machine has said of a neighbor last; none of one that is neither known nor a gateway.
+    pub fn neighbor_state(&self, port: u8, ip: IpAddr) -> Option<NeighborState> {
+        self.neighbor_of.get(&(port, ip)).map(|index| self.neighbors[*index].state)
+    }
+
+    /// True if routes lead to a neighbor as their gateway.
+    pub fn is_gateway(&self, port: u8, ip: IpAddr) -> bool {
+        self.neighbor_of.get(&(port, ip)).is_some_and(|index| self.neighbors[*index].gateways > 0)
     }
 
     /// The gateways that routes lead to.

@@ -9,7 +9,7 @@ use crate::route::Gateway;
 use crate::route::hop::Hop;
 
 use super::targets::{What, fraction};
-use super::{Effect, Fib, NEIGHBOR, Neighbor, NeighborState, Rib};
+use super::{Fib, NEIGHBOR, Neighbor, NeighborState, Rib};
 
 /// How many routes may be followed, one by the other, to reach a gateway.
 const DEPTH: usize = 8;
@@ -310,7 +310,7 @@ impl<F: Fib> Rib<F> {
         if neighbor.users.insert(way) && !matches!(key, Key::Host(..)) {
             neighbor.gateways += 1;
             if neighbor.gateways == 1 {
-                self.effects.push(Effect::Want { port: neighbor.port, ip: neighbor.ip });
+                self.wants.push((neighbor.port, neighbor.ip));
             }
         }
     }
@@ -320,9 +320,6 @@ impl<F: Fib> Rib<F> {
         let neighbor = &mut self.neighbors[index];
         if neighbor.users.remove(&way) && !matches!(key, Key::Host(..)) {
             neighbor.gateways -= 1;
-            if neighbor.gateways == 0 {
-                self.effects.push(Effect::Unwant { port: neighbor.port, ip: neighbor.ip });
-            }
         }
         self.reap_neighbor(index);
     }

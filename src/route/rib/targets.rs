@@ -291,8 +291,10 @@ impl<F: Fib> Rib<F> {
         }
     }
 
-    /// Gives room that was freed to those that found none.
-    pub(super) fn feed(&mut self) {
+    /// Gives room that was freed to those that found none, as far as it goes; true if there was some.
+    pub(super) fn feed(&mut self) -> bool {
+        let used = |rib: &Self| rib.hop_slots.used() + rib.adjacency_slots.used();
+        let before = used(self);
         for neighbor in std::mem::take(&mut self.hungry) {
             self.give_slot(neighbor);
             self.refresh_users(neighbor);
@@ -303,6 +305,7 @@ impl<F: Fib> Rib<F> {
             }
             self.refresh(target);
         }
+        used(self) != before
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::packet::decode::Malformed;
 use crate::packet::meta::flag;
 use crate::packet::options::{self, Options};
 use crate::packet::reply::Answer;
@@ -16,7 +17,7 @@ use crate::route::hop::Hop;
 use crate::stats::ReasonBase;
 use crate::wire::protocol;
 
-use super::{Drops, answer, martian};
+use super::{Drops, answer, is_spoofed, martian};
 
 /// What the first look goes by.
 #[derive(Clone)]
@@ -45,7 +46,7 @@ impl Arrival {
             let meta = &batch.metas[i];
             closer |= Mask::from(!is_for(macs, meta.port, &batch.frames[i]) | (meta.dport == DHCP_CLIENT)) << i;
         }
-        if closer != 0 {
+        if closer | batch.dead != 0 {
             self.look(closer, batch);
         }
     }
@@ -66,8 +67,9 @@ impl Arrival {
                     batch.leave(1 << i);
                 }
                 Err((drop, answer)) => {
+                    let told = answer != Answer::Nothing && self.may_be_told(meta);
                     batch.drop(i, self.reasons.at(drop));
-                    if answer != Answer::Nothing {
+                    if told {
                         batch.refuse(i, answer);
                     }
                 }
@@ -76,6 +78,36 @@ impl Arrival {
         if own != 0 {
             self.own(own, batch);
         }
+        if batch.dead != 0 {
+            self.malformed(batch);
+        }
+    }
+
+    /// Of what decode has refused: whose IPv4 options cannot be read is told where (RFC 1812 section 4.3.3.5, RFC 1122 section
+    /// 3.2.2.5).
+    #[cold]
+    fn malformed(&self, batch: &mut Batch) {
+        for i in bits(batch.dead & !batch.refused) {
+            let (frame, meta) = (&batch.frames[i], &batch.metas[i]);
+            let for_us = frame.bytes().first_chunk::<6>().is_some_and(|mac| self.routing.macs.is_one(meta.port, *mac));
+            if batch.reasons[i] == Malformed::BadOption.into()
+                && for_us
+                && self.may_be_told(meta)
+                && let Options::Malformed { pointer } = options::options(frame, meta)
+            {
+                batch.refuse(i, Answer::ParameterProblem { code: 0, pointer });
+            }
+        }
+    }
+
+    /// RFC 1812 section 4.3.2.7: nobody is told of a packet to a broadcast address, nor is one who cannot have sent it.
+    fn may_be_told(&self, meta: &Meta) -> bool {
+        let broadcast = matches!(self.hop(meta), Hop::Broadcast { .. });
+        !broadcast && !self.has_bad_source(meta)
+    }
+
+    fn has_bad_source(&self, meta: &Meta) -> bool {
+        martian::kind(meta) == martian::Kind::BadSource || is_spoofed(&self.routing, meta)
     }
 
     /// True if stages are to see the packet, false if it is for control.
@@ -96,6 +128,10 @@ impl Arrival {
         }
         if self.is_discovery(frame, meta) {
             return Ok(false);
+        }
+        // Nobody judges an error about a flow that there is: it goes where the flow comes from.
+        if meta.has(flag::ICMP_ERROR) && self.has_bad_source(meta) {
+            return Err((Drops::MartianSource, Answer::Nothing));
         }
         if meta.has(flag::OPTIONS) {
             match options::options(frame, meta) {
@@ -135,10 +171,7 @@ impl Arrival {
     }
 
     fn hop(&self, meta: &Meta) -> Hop {
-        let fib = &self.routing.fib;
-        let [a, b, c, d, ..] = meta.dst;
-        let hop = if meta.has(flag::IPV4) { fib.lookup_v4([a, b, c, d]) } else { fib.lookup_v6(&meta.dst) };
-        self.routing.hops.at(hop)
+        self.routing.hop(meta.has(flag::IPV4), &meta.dst)
     }
 
     /// Router and neighbor discovery with a host of this link (RFC 4861 section 7.1: hop limit 255, so that it has passed no

@@ -75,9 +75,9 @@ pub fn kind(meta: &Meta) -> Kind {
     }
 }
 
-/// True if there is no source: a host that has no address yet.
-pub fn is_unspecified(meta: &Meta) -> bool {
-    meta.src == [0; 16]
+/// True for an IPv6 address of a link (RFC 4291 section 2.5.6).
+pub fn is_link_local(address: &[u8; 16]) -> bool {
+    address[0] == 0xfe && address[1] & 0xc0 == 0x80
 }
 
 #[cold]
@@ -111,7 +111,6 @@ fn special_v6(meta: &Meta) -> Kind {
     // RFC 4291: loopback, IPv4-mapped, the unspecified address; RFC 6666: the discard prefix is forwarded.
     let bad =
         |address: u128| address <= 1 || within(address, 0xffff << 32, 96) || within(address, 0x2001_0010 << 96, 28);
-    let link = |address: u128| within(address, 0xfe80 << 112, 10);
     if source >> 120 == 0xff || (bad(source) && !(source == 0 && destination >> 120 == 0xff)) {
         return Kind::BadSource;
     }
@@ -124,7 +123,7 @@ fn special_v6(meta: &Meta) -> Kind {
             _ => Kind::Group,
         };
     }
-    match (link(source), link(destination)) {
+    match (is_link_local(&meta.src), is_link_local(&meta.dst)) {
         _ if bad(destination) => Kind::BadDestination,
         (_, true) => Kind::LinkDestination,
         (true, false) => Kind::LinkSource,

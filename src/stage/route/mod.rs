@@ -15,6 +15,7 @@ use crate::packet::{BATCH, Batch, Mask, Meta, NO_RULE, SELF_PORT, bits};
 use crate::route::Routing;
 use crate::route::adjacency::{GLEAN, ROUTED, SILENT};
 use crate::route::hop::Hop;
+use crate::route::rib::ports_of;
 use crate::stats::{Line, Lines, ReasonBase};
 
 use super::apply::Routed;
@@ -46,7 +47,7 @@ crate::lines! {
         TtlExpired = "ttl-expired",
         /// Longer than the next link takes, and not to be fragmented.
         TooBig = "too-big",
-        /// The source is no address a packet may come from (RFC 1812 section 5.3.7, RFC 6890).
+        /// The source is no address a packet may come from (RFC 1812 section 5.3.7, RFC 6890), one of the box itself among them.
         MartianSource = "martian-source",
         /// The destination is no address a packet may go to.
         MartianDestination = "martian-destination",
@@ -118,6 +119,7 @@ impl Stage for Route {
             errors: config.icmp_errors.per_second,
             clamp: config.clamp_mss,
             assumed: None,
+            used: routing.used.of(usize::MAX),
         });
         let ports = cx.names.ports.len();
         let rpf = config.reverse_path(cx.names);
@@ -164,6 +166,9 @@ impl Judge {
         if meta.port == SELF_PORT {
             return self.own(meta, hop);
         }
+        if is_spoofed(&self.routing, meta) {
+            return Err(Drops::MartianSource);
+        }
         let kind = martian::kind(meta);
         if kind != Kind::Plain
             && let Some(way) = self.special(meta, kind)?
@@ -171,12 +176,12 @@ impl Judge {
             return Ok(way);
         }
         let way = self.lead(meta, hop)?;
-        if self.checked {
-            self.reverse_path(meta, source)?;
-        }
-        // An address of a link reaches the box and nobody else.
-        if kind == Kind::LinkSource && way.1 != SELF_PORT {
-            return Err(Drops::LinkLocal);
+        match kind {
+            // An address of a link reaches the box and nobody else; which link it is on, no route says.
+            Kind::LinkSource if way.1 != SELF_PORT => return Err(Drops::LinkLocal),
+            Kind::LinkSource => {}
+            _ if self.checked => self.reverse_path(meta, source)?,
+            _ => {}
         }
         Ok(way)
     }
@@ -217,24 +222,13 @@ impl Judge {
     }
 
     /// Strict: the source is reached by the port it came from. Loose: it is reached at all (RFC 3704 sections 2.2, 2.4).
-    /// Either way nobody else sends from an address of the box.
     fn reverse_path(&self, meta: &Meta, source: u32) -> Result<(), Drops> {
         let rpf = self.rpf.get(usize::from(meta.port)).copied().unwrap_or(Rpf::Off);
-        if rpf == Rpf::Off || martian::is_unspecified(meta) {
+        if rpf == Rpf::Off {
             return Ok(());
         }
-        let hops = &self.routing.hops;
-        let by = |hop: Hop| match hop {
-            Hop::Forward { port, .. } | Hop::Glean { port } | Hop::Silent { port } => Some(port),
-            _ => None,
-        };
-        let good = |hop: Hop| by(hop).is_some_and(|port| rpf == Rpf::Loose || port == meta.port);
-        match hops.at(source) {
-            Hop::Local { .. } => Err(Drops::MartianSource),
-            Hop::Group { first, count } if (first..first + u32::from(count)).any(|hop| good(hops.at(hop))) => Ok(()),
-            hop if good(hop) => Ok(()),
-            _ => Err(Drops::ReversePath),
-        }
+        let found = ports_of(&self.routing.hops, source).any(|port| rpf == Rpf::Loose || port == meta.port);
+        if found { Ok(()) } else { Err(Drops::ReversePath) }
     }
 
     /// Of what the box itself sends. A first packet leaves as the kernel wrote it, by the port whose interface it was sent on;
@@ -251,6 +245,20 @@ impl Judge {
         }
         self.lead(meta, hop)
     }
+}
+
+/// True if a packet claims to come from the box itself, or from all of a subnet at once. Not of an address of a link, which
+/// another host may have on another link.
+#[inline(always)]
+fn is_spoofed(routing: &Routing, meta: &Meta) -> bool {
+    routing.own.may_have(&meta.src) && is_from_own(routing, meta)
+}
+
+#[cold]
+fn is_from_own(routing: &Routing, meta: &Meta) -> bool {
+    let v4 = meta.has(flag::IPV4);
+    let of_link = !v4 && martian::is_link_local(&meta.src);
+    !of_link && matches!(routing.hop(v4, &meta.src), Hop::Local { .. } | Hop::Broadcast { .. })
 }
 
 /// In `Meta::vlan` of what the box sends, above the port by which: these are the facts of a way back.
@@ -270,13 +278,14 @@ impl FlowPlan for Judge {
             // Arrival has taken out whatever else there is.
             actions[i].deny(self.reasons.at(Drops::NoRoute), NO_RULE);
         }
-        let (words, checked) = (self.routing.hops.reader(), self.checked);
+        let (words, own, checked) = (self.routing.hops.reader(), &self.routing.own, self.checked);
         for i in bits(todo & !denied) {
             let meta = &facts[i];
             if let Some((adjacency, out)) = words.forward(hops[i])
                 && !checked
                 && meta.port != SELF_PORT
                 && martian::is_plain(meta)
+                && !own.may_have(&meta.src)
             {
                 (actions[i].adjacency, actions[i].out) = (ROUTED | adjacency, out);
                 continue;
@@ -326,5 +335,7 @@ impl FlowCommit for Told {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upkeep_tests;
 #[cfg(test)]
 mod vlan_tests;

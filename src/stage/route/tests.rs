@@ -268,3 +268,90 @@ fn what_is_too_long_goes_in_pieces_if_it_may() {
         }
     }
 }
+
+#[test]
+fn nobody_sends_from_an_address_of_the_box() {
+    let group = |to: &str| if to == "224.0.0.5" { [1, 0, 0x5e, 0, 0, 5] } else { mac(0) };
+    let from = |source: &str, to: &str| match source.contains(':') {
+        true => Packet::udp(&format!("[{source}]:7"), &format!("[{to}]:53")),
+        false => Packet::udp(&format!("{source}:7"), &format!("{to}:53")).macs(HOST, group(to)),
+    };
+    for toml in [PLAIN, TRACKED] {
+        let mut bench = router(toml);
+        let mut end = |source: &str, to: &str| {
+            let packet = from(source, to);
+            let packet = if source.contains(':') { packet.macs(HOST, mac(0)) } else { packet };
+            bench.push("lan", &packet.bytes()).reason().to_owned()
+        };
+        // Its addresses on any port, and those that a subnet's hosts share.
+        for source in ["10.0.0.1", "192.0.2.1", "10.0.0.255", "10.0.0.0", "192.0.2.255"] {
+            for to in ["198.51.100.9", "10.0.0.1", "224.0.0.5"] {
+                assert_eq!(end(source, to), "route.martian-source", "{source} > {to}");
+            }
+        }
+        for source in ["2001:db8:1::1", "2001:db8:2::1", "2001:db8:2::"] {
+            for to in ["2001:db8:9::9", "2001:db8:1::1"] {
+                assert_eq!(end(source, to), "route.martian-source", "{source} > {to}");
+            }
+        }
+        assert_eq!(end("10.0.0.5", "198.51.100.9"), "sent");
+        bench.route(|router, now| router.address(0, "10.0.0.1/24".parse().expect("an address"), false, now));
+        assert_eq!(bench.push("lan", &to_lan(from("10.0.0.1", "198.51.100.9"))).reason(), "sent", "it is no more");
+    }
+}
+
+#[test]
+fn an_error_about_a_flow_comes_from_where_errors_can_come_from() {
+    let mut bench = router(TRACKED);
+    let packet = Packet::udp("10.0.0.5:1000", "198.51.100.9:53").payload(b"?");
+    assert_eq!(bench.push("lan", &to_lan(packet.clone())).reason(), "sent");
+    for (source, end) in [
+        ("192.0.2.1", "route.martian-source"),
+        ("127.0.0.1", "route.martian-source"),
+        ("224.0.0.1", "route.martian-source"),
+        ("203.0.113.77", "sent"),
+    ] {
+        let error = Packet::icmp_error(source, "10.0.0.5", 3, 1, &packet).macs(PEER, mac(1));
+        assert_eq!(bench.push("wan", &error.bytes()).reason(), end, "{source}");
+    }
+}
+
+/// RFC 3704: strict, and an address of the link, which no route leads to.
+#[test]
+fn sources_are_checked_where_the_file_says_so() {
+    let mut bench = router("[pipeline]\nstages = ['route']\n[route]\nrpf = 'strict'\n");
+    for (packet, end) in [
+        (Packet::udp("10.0.0.5:1", "198.51.100.9:53"), "sent"),
+        (Packet::udp("198.51.100.7:1", "198.51.100.9:53"), "route.reverse-path"),
+        (Packet::udp("10.0.0.1:1", "198.51.100.9:53"), "route.martian-source"),
+        (Packet::udp("[fe80::5]:1", "[2001:db8:1::1]:53"), "sent"),
+        (Packet::udp("[fe80::5]:1", "[2001:db8:9::9]:53"), "route.link-local"),
+    ] {
+        assert_eq!(bench.push("lan", &to_lan(packet.clone())).reason(), end, "{packet:?}");
+    }
+}
+
+/// RFC 1812 section 4.3.3.5, RFC 1122 section 3.2.2.5: the sender is told which byte is wrong.
+#[test]
+fn options_that_cannot_be_read_are_reported() {
+    for toml in [PLAIN, TRACKED] {
+        let mut bench = router(toml);
+        let bad =
+            |source: &str, to: &str| Packet::udp(&format!("{source}:1"), &format!("{to}:53")).ip_options(&[1, 1, 7, 9]);
+        let ends = bench.push_all("lan", &[to_lan(bad("10.0.0.5", "198.51.100.9"))]);
+        let [first, End::Sent { port, bytes, .. }] = ends.as_slice() else { panic!("{ends:?}") };
+        let meta = sound(bytes);
+        assert_eq!((first.reason(), port.as_str(), meta.detail), ("decode.bad-option", "lan", [12, 0]));
+        assert_eq!((bytes[meta.l4() + 4], meta.destination()), (22, Some(ip("10.0.0.5"))));
+        for silent in [
+            to_lan(bad("10.0.0.1", "198.51.100.9")),
+            to_lan(bad("127.0.0.1", "198.51.100.9")),
+            to_lan(bad("10.0.0.5", "192.0.2.255")),
+            bad("10.0.0.5", "198.51.100.9").macs(HOST, PEER).bytes(),
+            bad("10.0.0.5", "198.51.100.9").macs(HOST, [255; 6]).bytes(),
+        ] {
+            let ends = bench.push_all("lan", &[silent]);
+            assert_eq!(ends.iter().map(End::reason).collect::<Vec<_>>(), ["decode.bad-option"]);
+        }
+    }
+}

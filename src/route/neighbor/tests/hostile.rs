@@ -133,8 +133,6 @@ impl Model {
 enum Step {
     Hear(Vec<u8>),
     Want(IpAddr),
-    Used(IpAddr),
-    Confirm(IpAddr),
     Give(IpAddr, bool),
     Link(bool),
     Address(bool),
@@ -189,8 +187,6 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => message().prop_map(Step::Hear),
         6 => ip().prop_map(Step::Want),
-        1 => ip().prop_map(Step::Used),
-        1 => ip().prop_map(Step::Confirm),
         1 => (ip(), any::<bool>()).prop_map(|(ip, is_given)| Step::Give(ip, is_given)),
         1 => any::<bool>().prop_map(Step::Link),
         1 => any::<bool>().prop_map(Step::Address),
@@ -210,8 +206,6 @@ proptest! {
             let out = match step.clone() {
                 Step::Hear(frame) => scene.hear(frame),
                 Step::Want(ip) => scene.run(|n, now, out| n.want(0, ip, now, out)),
-                Step::Used(ip) => scene.run(|n, now, out| n.used(0, ip, now, out)),
-                Step::Confirm(ip) => scene.run(|n, now, out| n.confirm(0, ip, now, out)),
                 Step::Give(ip, true) => scene.run(|n, now, out| n.add_static(0, ip, [6; 6], now, out)),
                 Step::Give(ip, false) => scene.run(|n, now, out| n.remove_static(0, ip, now, out)),
                 Step::Link(up) => scene.run(|n, now, out| n.link(0, up, now, out)),

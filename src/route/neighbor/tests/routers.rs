@@ -19,7 +19,9 @@ fn probe(mac: Mac, ip: &str) -> Vec<u8> {
 fn an_ipv6_address_is_probed_for_and_announced() {
     let (mut scene, out) =
         Scene::new(&Settings { arp_probes: Within(0), announcements: Within(1), ..Settings::default() });
-    assert_eq!((frames(&out).len(), said(&out)), (1, vec![usable("192.0.2.1")]));
+    let tentative = |ip: &str| Effect::AddressTentative { port: 0, ip: addr(ip) };
+    let begun = vec![usable("192.0.2.1"), tentative("2001:db8::1"), tentative("fe80::ff:fe00:10")];
+    assert_eq!((frames(&out).len(), said(&out)), (1, begun));
     let start = scene.now;
     let out = scene.pass(SECOND);
     let mut probes = frames(&out);
