@@ -14,7 +14,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
 BUILD=(dpdk dpdk-dev libdpdk-dev libpcap-dev libelf-dev clang libclang-dev llvm pkg-config build-essential)
-TEST=(shellcheck tshark tcpdump iperf3 ethtool nftables iproute2 iputils-ping iputils-tracepath traceroute dnsmasq-base udhcpc curl socat jq python3-scapy python3-matplotlib netcat-openbsd)
+TEST=(shellcheck tshark tcpdump iperf3 ethtool nftables iproute2 iputils-ping iputils-tracepath traceroute dnsmasq-base udhcpc curl socat jq python3-scapy python3-matplotlib netcat-openbsd frr)
 PAGES=/sys/kernel/mm/hugepages/hugepages-2048kB
 
 usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | head -n -1 >&2; exit 2; }
@@ -45,6 +45,18 @@ lacks() { say "$1" "$2"; status=1; }
 
 has_libclang() { compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null; }
 
+# Installs packages. FRR's service is not to run, now or after a reboot: tests start its daemons in namespaces of their own.
+install() (
+    export DEBIAN_FRONTEND=noninteractive
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap 'rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy"
+    fi
+    apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@" >/dev/null || exit
+    [[ " $* " != *" frr "* ]] || update-rc.d frr disable >/dev/null
+)
+
 packages() {
     local package wanted=() missing=()
     if ! command -v dpkg-query >/dev/null; then
@@ -64,8 +76,7 @@ packages() {
         lacks packages "missing; as root: apt-get install ${missing[*]}"
     else
         say packages "installing ${missing[*]}"
-        export DEBIAN_FRONTEND=noninteractive
-        if apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; then
+        if install "${missing[@]}"; then
             say packages "installed"
             changed=yes
         else

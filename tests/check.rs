@@ -171,7 +171,7 @@ fn documented_configurations_are_good() {
         }
     }
     assert!(seen > 0, "the README shows a configuration");
-    for file in ["config/demo.toml", "config/firewall.toml", "config/router.toml"] {
+    for file in ["config/demo.toml", "config/firewall.toml", "config/router.toml", "config/bgp.toml"] {
         let out = std::process::Command::new(env!("CARGO_BIN_EXE_flowgate"))
             .args(["check", "--deny-warnings", file])
             .output()

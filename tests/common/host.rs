@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use super::appliance::{client_cpu, unique, wait_for};
+use super::appliance::{client_cpu, signal, unique, wait_for};
 use super::frames::Frame;
 
 /// Namespaces, interfaces and processes of one test.
@@ -97,13 +97,24 @@ impl Lab {
         (port, tap)
     }
 
-    /// Starts a program in a namespace, on the CPU for clients, to be killed with the lab.
-    pub fn spawn(&mut self, namespace: &str, program: &[&str]) {
-        let log = self.dir.path().join(format!("process{}.log", self.processes.len()));
+    /// Starts a program in a namespace, on the CPU for clients, to be killed with the lab. Returns its process.
+    pub fn spawn(&mut self, namespace: &str, program: &[&str]) -> u32 {
+        let log = self.dir.path().join(format!("process{}.log", unique()));
         let log = std::fs::File::create(log).expect("a writable folder");
         let mut command = inside(namespace, program);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
-        self.processes.push(command.spawn().unwrap_or_else(|error| panic!("{program:?}: {error}")));
+        let child = command.spawn().unwrap_or_else(|error| panic!("{program:?}: {error}"));
+        self.processes.push(child);
+        self.processes.last().map_or(0, Child::id)
+    }
+
+    /// Sends a signal, by name, to a program that was started, and waits for its end.
+    pub fn end(&mut self, process: u32, name: &str) {
+        let at = self.processes.iter().position(|child| child.id() == process).expect("started here");
+        signal(name, process);
+        let child = &mut self.processes[at];
+        wait_for(&format!("process {process} ends"), || child.try_wait().expect("its own child").is_some());
+        self.processes.remove(at);
     }
 
     /// Starts a server in a namespace and waits until it listens on a TCP port.

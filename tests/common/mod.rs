@@ -3,7 +3,9 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod appliance;
+pub mod echo;
 pub mod frames;
+pub mod frr;
 pub mod host;
 pub mod testpmd;
 
