@@ -90,6 +90,7 @@ fn routed(prefixes: &[IpNet]) {
         mtu: 1500,
         tags: [[0; 4]; 2],
         addresses: vec!["203.0.113.1/24".parse().expect("an address")],
+        virtuals: Vec::new(),
         advertises: None,
     };
     let before = resident();
@@ -107,7 +108,7 @@ fn routed(prefixes: &[IpNet]) {
         // Workers are told of changes after a pause at the earliest: the clock is a made-up one.
         now += 1_000_000_000;
         router.serve(now);
-        while router.next().is_some_and(|next| next < now + 20_000_000) {
+        while router.has_news() {
             now += 20_000_000;
             router.serve(now);
         }

@@ -219,6 +219,7 @@ impl Running {
             tsc_hz: former.tsc_hz,
             names: config.names.clone(),
             interfaces: former.interfaces,
+            key: former.key,
             asking: former.asking.clone(),
             blueprint,
         }

@@ -296,6 +296,11 @@ impl Router {
         }
     }
 
+    /// True if workers have not been told of all changes yet.
+    pub fn has_news(&self) -> bool {
+        self.changed
+    }
+
     /// The last words before the process ends.
     pub fn stop(&mut self, now: u64) {
         self.neighbors.stop(now, &mut self.effects);
