@@ -196,6 +196,8 @@ crate::section! {
     pub struct Control {
         /// The Unix socket on which the running process answers. Instances side by side need one each.
         pub socket: SocketPath = SocketPath(super::DEFAULT_SOCKET.into()),
+        /// The group that may use the socket; if not given, only flowgate's own user. Who may use it may do everything.
+        pub socket_group: Option<String>,
         /// The least important messages that are printed: `"error"`, `"warning"`, `"info"` or `"debug"`, which includes DPDK's.
         pub log: Log = Log::Info,
         /// What is printed on standard error while running, packets that rules log included: `"human"`, or `"json"`, an object on each line.

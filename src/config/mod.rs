@@ -12,6 +12,7 @@ use crate::policy::{self, Test};
 use crate::stage::{AnyConfig, Kind, REGISTRY};
 
 pub mod address;
+pub mod api;
 pub mod kernel;
 mod lists;
 pub mod machine;
@@ -24,6 +25,7 @@ pub mod reader;
 pub mod source;
 pub mod units;
 
+use api::Api;
 use kernel::Kernel;
 use lists::is_word;
 use machine::{Control, Eal, Memory, Worker};
@@ -52,6 +54,8 @@ pub struct Config {
     pub pipeline_place: Place,
     /// `[control]`
     pub control: Control,
+    /// `[api]`
+    pub api: Api,
     /// `[kernel]`
     pub kernel: Kernel,
     /// `[eal]`
@@ -90,6 +94,7 @@ pub const SECTIONS: &[(&str, &str, &[Key])] = &[
     ("[[port]]", "A DPDK device under a name; one table for each.", Port::KEYS),
     ("[pipeline]", "What happens to packets.", Pipeline::KEYS),
     ("[control]", "How the running process is asked, and what it prints.", Control::KEYS),
+    ("[api]", "The API over the network: TLS, who may ask, and how much is taken from whom.", Api::KEYS),
     ("[kernel]", "The host's own network stack beside the datapath.", Kernel::KEYS),
     ("[eal]", "DPDK's own arguments.", Eal::KEYS),
     ("[neighbor]", "How neighbors are resolved by ARP and IPv6 neighbor discovery.", Neighbor::KEYS),
@@ -225,6 +230,8 @@ fn read_root(mut root: Table<'_>, reader: &mut Reader<'_>) -> Config {
     worker.check(reader.mistakes);
     let memory = section::<Memory>(&mut root, "memory", reader);
     let control = section::<Control>(&mut root, "control", reader);
+    let api = section::<Api>(&mut root, "api", reader);
+    api.check(reader.mistakes);
     let kernel = section::<Kernel>(&mut root, "kernel", reader);
     let eal = section::<Eal>(&mut root, "eal", reader);
     let mut names = Names::default();
@@ -269,6 +276,7 @@ fn read_root(mut root: Table<'_>, reader: &mut Reader<'_>) -> Config {
         pipeline,
         pipeline_place,
         control,
+        api,
         kernel,
         eal,
         neighbor,

@@ -91,9 +91,11 @@ async fn understand(socket: &Path, response: Response<Incoming>) -> Result<Value
         .map_err(|error| format!("{name}: the answer broke off: {error}"))?
         .to_bytes();
     let value: Value = serde_json::from_slice(&body).map_err(|error| format!("{name}: not JSON: {error}"))?;
-    match value.get("error").and_then(Value::as_str) {
+    if status.is_success() {
+        return Ok(value);
+    }
+    match value.get("detail").and_then(Value::as_str) {
         Some(message) => Err(message.to_owned()),
-        None if status.is_success() => Ok(value),
         None => Err(format!("{name}: HTTP status {status}")),
     }
 }

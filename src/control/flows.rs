@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MOST: usize = 100_000;
 
 /// Which flows are meant: all that is given must hold, of a flow's first packet.
-#[derive(clap::Args, Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(clap::Args, Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 #[command(next_help_heading = "Which flows")]
 pub struct Selection {
@@ -75,7 +75,9 @@ pub struct Selection {
 }
 
 /// What shown flows are sorted by.
-#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Sort {
     /// Most bytes first.
@@ -91,7 +93,7 @@ pub enum Sort {
 }
 
 /// Flows to be shown.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Query {
     /// Which.
@@ -239,6 +241,8 @@ fn rules(name: &str, blueprint: &Blueprint) -> Result<Ranges<u16>, String> {
 pub enum Refusal {
     /// The question is wrong.
     Question(String),
+    /// What it asks about does not exist.
+    Unknown(String),
     /// A worker did not answer.
     Late(String),
 }
@@ -401,7 +405,7 @@ impl Running {
             v6.clear();
             failure.is_none()
         });
-        if let Err(Refusal::Question(message) | Refusal::Late(message)) = visited {
+        if let Err(Refusal::Question(message) | Refusal::Unknown(message) | Refusal::Late(message)) = visited {
             return Err(io::Error::other(message));
         }
         failure.map_or(Ok(()), Err)?;

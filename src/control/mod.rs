@@ -20,10 +20,12 @@ use crate::stage::{Plan, Row};
 use crate::stats::{Layout, Published, Sheet};
 use crate::worker::{Ask, Mailbox, Question};
 
+pub mod access;
 pub mod api;
 pub mod apply;
 pub mod client;
 pub mod flows;
+pub mod gate;
 pub mod log;
 pub mod routes;
 pub mod serve;
@@ -80,7 +82,7 @@ pub trait PortView: Send + Sync {
 }
 
 /// A port as `show ports` reports it.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct PortState {
     /// Its name in the config.
     pub name: String,
@@ -111,7 +113,7 @@ pub struct PortState {
 }
 
 /// A device's own counters. What the device lost before flowgate received it is here and in no worker's account.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct DeviceCounters {
     /// Packets received.
     pub rx_packets: u64,

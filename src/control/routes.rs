@@ -17,7 +17,7 @@ use crate::route::show::{ORIGINS, lookup, mac, port_name, route};
 /// Rows that are copied at most.
 const MOST: usize = 100_000;
 /// Which routes are asked for.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Routes {
     /// Those to this prefix; or that which this address takes, and why.
@@ -26,6 +26,16 @@ pub struct Routes {
     pub source: Option<String>,
     /// How many at most.
     pub limit: usize,
+}
+
+/// An address of a port.
+#[derive(serde::Serialize, utoipa::ToSchema)]
+pub struct PortAddress {
+    /// With its prefix length.
+    #[schema(value_type = String)]
+    pub address: IpNet,
+    /// True once it is known to be nobody else's.
+    pub in_use: bool,
 }
 
 pub(super) fn lock(router: &Mutex<Router>) -> MutexGuard<'_, Router> {
@@ -98,14 +108,14 @@ impl Running {
     }
 
     /// A port's addresses; none if nothing is routed.
-    pub(super) fn addresses(&self, port: u8) -> Option<Vec<Value>> {
+    pub(super) fn addresses(&self, port: u8) -> Option<Vec<PortAddress>> {
         let router = lock(self.blueprint.router.as_ref()?);
         let known = router.ports().get(usize::from(port))?;
         let own: Vec<(IpNet, bool)> = router.neighbors().addresses(port).collect();
         let used = |net: &IpNet| own.iter().find(|(other, _)| other.addr() == net.addr()).is_none_or(|(_, used)| *used);
         let made = own.iter().map(|(net, _)| net).filter(|net| !known.addresses.contains(net));
         let all = known.addresses.iter().chain(made);
-        Some(all.map(|net| json!({ "address": net, "in_use": used(net) })).collect())
+        Some(all.map(|net| PortAddress { address: *net, in_use: used(net) }).collect())
     }
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use toml::{Table, Value};
 
 /// One difference.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Change {
     /// Where: `acl.rule[web].action`.
     pub path: String,

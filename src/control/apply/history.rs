@@ -14,7 +14,7 @@ use serde::Serialize;
 const KEPT: usize = 100;
 
 /// One version.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub struct Version {
     /// Its number, counting from 1; later ones are larger.
     pub number: u64,

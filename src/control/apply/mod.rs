@@ -77,7 +77,7 @@ impl std::fmt::Display for Refused {
 }
 
 /// What another config would do.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct Diff {
     /// The differences of the files.
     pub changes: Vec<Change>,
@@ -88,7 +88,7 @@ pub struct Diff {
 }
 
 /// Flows that a config would end.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, utoipa::ToSchema)]
 pub struct Ends {
     /// Flows that there were.
     pub of: u64,
@@ -101,7 +101,7 @@ pub struct Ends {
 }
 
 /// A flow that would end.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct Ending {
     /// The packet that began it, in words.
     pub packet: String,
@@ -114,7 +114,7 @@ pub struct Ending {
 }
 
 /// What was applied.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct Applied {
     /// False if that config ran already.
     pub changed: bool,

@@ -11,9 +11,10 @@ use crate::config::Config;
 use crate::config::names::Set;
 
 /// A member that was added.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Member {
     /// The addresses.
+    #[schema(value_type = String)]
     pub address: IpNet,
     /// When it goes, Unix seconds; never if not given.
     pub until: Option<u64>,
