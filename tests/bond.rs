@@ -238,10 +238,7 @@ fn lacp(name: &str, count: usize) {
     bond.peers[0].state = WILLING;
     bond.until(["active", "active"]);
     run(&format!("ip link set {} down", bond.taps.far[1].name));
-    wait_for("the bond has noticed", || {
-        bond.peers[0].answer(&mut bond.taps.far[0]);
-        bond.taps.states() == ["active", "down"]
-    });
+    bond.until(["active", "down"]);
     wait_for("every flow by the other link", || {
         frames.iter().for_each(|frame| bond.taps.client.send(frame));
         let got = bond.peers[0].answer(&mut bond.taps.far[0]);
@@ -318,8 +315,8 @@ fn a_member_that_refuses_frames_loses_no_others() {
     let frames = flows(64);
     let mut pass = |wires: &mut [(String, Tap); 2], wanted: &dyn Fn(&Frame) -> bool| -> [BTreeSet<Frame>; 2] {
         let mut got = [BTreeSet::new(), BTreeSet::new()];
-        frames.iter().for_each(|frame| client.send(frame));
         wait_for("the flows", || {
+            frames.iter().for_each(|frame| client.send(frame));
             got.iter_mut().zip(&mut *wires).for_each(|(got, (_, far))| got.extend(far.waiting()));
             frames.iter().filter(|frame| wanted(frame)).all(|frame| got.iter().any(|got| got.contains(frame)))
         });
