@@ -538,8 +538,9 @@ impl RxQueue {
         let keep = if *rewrite == Rewrite::NOTHING { std::ptr::null() } else { keep.as_ptr() };
         // SAFETY: both ports are started as long as the queues live, and these are the queues' only users; the rewrite is two
         // arrays of 16 bytes, or a null pointer for none.
-        let both =
-            unsafe { dpdk_sys::fg_relay(self.0.port, self.0.queue, to.queue.port, to.queue.queue, n, keep, value.as_ptr()) };
+        let both = unsafe {
+            dpdk_sys::fg_relay(self.0.port, self.0.queue, to.queue.port, to.queue.queue, n, keep, value.as_ptr())
+        };
         ((both & 0xffff) as usize, (both >> 16) as usize)
     }
 }
