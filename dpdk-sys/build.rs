@@ -29,6 +29,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_dev_(info_get|configure|start|stop|close|count_avail|is_valid_port|get_port_by_name|get_name_by_port|set_mtu|get_mtu|rss_hash_update|rss_reta_update|rss_reta_query|set_vlan_offload|get_vlan_offload|socket_id|adjust_nb_rx_tx_desc|callback_register|set_link_up|set_link_down|get_supported_ptypes|set_ptypes|mac_addr_add|default_mac_addr_set)",
     "rte_eth_(rx_queue_setup|tx_queue_setup|promiscuous_enable|promiscuous_disable|promiscuous_get|allmulticast_enable|macaddr_get|link_get_nowait|link_speed_to_str|stats_get|stats_reset|xstats_get|xstats_get_names|find_next|iterator_init|iterator_next|iterator_cleanup)",
     "rte_eth_dev_.*offload_name",
+    "rte_eth_bond_(mode_get|primary_get)",
     "rte_pktmbuf_pool_create(_by_ops)?",
     "rte_mempool_(free|avail_count|in_use_count|lookup|create)",
     "rte_ring_(create_elem|free|init|get_memsize_elem|lookup)",
@@ -71,6 +72,7 @@ const CONSTANTS: &[&str] = &[
     "RTE_VER_.*",
     "RTE_ETHER_.*",
     "FG_.*",
+    "BONDING_MODE_.*",
     "EBPF_.*",
     "BPF_.*",
 ];
@@ -112,6 +114,8 @@ fn main() {
     for lib in &dpdk.libs {
         println!("cargo:rustc-link-lib=dylib={lib}");
     }
+    // The one driver with functions of its own that are called.
+    println!("cargo:rustc-link-lib=dylib=rte_net_bond");
 
     let mut builder = bindgen::Builder::default()
         .header("wrapper.h")

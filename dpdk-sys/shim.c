@@ -5,7 +5,10 @@
 #include <rte_bpf.h>
 #include <rte_cycles.h>
 #include <rte_errno.h>
+#include <rte_eth_bond.h>
+#include <rte_eth_bond_8023ad.h>
 #include <rte_lcore.h>
+#include <rte_version.h>
 
 _Static_assert(sizeof(struct fg_frame) == 32, "fg_frame is half a cache line");
 
@@ -64,10 +67,28 @@ uint16_t fg_rx_burst(uint16_t port, uint16_t queue, struct fg_frame *frames, uin
 	return got;
 }
 
-uint16_t fg_tx_burst(uint16_t port, uint16_t queue, const struct fg_frame *frames, uint16_t n)
+/* A bond sorts what it is given by member, and puts what members refused at the end (tx_burst_balance,
+ * bond_ethdev_tx_burst_round_robin): frames follow their mbufs. */
+static __rte_noinline void follow(struct fg_frame *frames, struct rte_mbuf *const *pkts, uint16_t sent, uint16_t n)
+{
+	uint16_t i, j;
+
+	for (i = sent; i < n; i++) {
+		for (j = 0; j < n && frames[j].token != pkts[i]; j++)
+			;
+		if (j < n && j != i) {
+			struct fg_frame moved = frames[i];
+
+			frames[i] = frames[j];
+			frames[j] = moved;
+		}
+	}
+}
+
+uint16_t fg_tx_burst(uint16_t port, uint16_t queue, struct fg_frame *frames, uint16_t n)
 {
 	struct rte_mbuf *pkts[FG_BURST];
-	uint16_t i;
+	uint16_t i, sent;
 
 	n = n < FG_BURST ? n : FG_BURST;
 	for (i = 0; i < n; i++) {
@@ -81,7 +102,10 @@ uint16_t fg_tx_burst(uint16_t port, uint16_t queue, const struct fg_frame *frame
 		m->ol_flags &= RTE_MBUF_F_INDIRECT | RTE_MBUF_F_EXTERNAL;
 		pkts[i] = m;
 	}
-	return rte_eth_tx_burst(port, queue, pkts, n);
+	sent = rte_eth_tx_burst(port, queue, pkts, n);
+	if (unlikely(sent < n))
+		follow(frames, pkts, sent, n);
+	return sent;
 }
 
 void fg_free_bulk(const struct fg_frame *frames, uint16_t n)
@@ -160,6 +184,42 @@ int fg_link(uint16_t port, uint32_t *mbps, uint8_t *up, uint8_t *full_duplex)
 	*mbps = link.link_speed == RTE_ETH_SPEED_NUM_UNKNOWN ? 0 : link.link_speed;
 	*up = link.link_status == RTE_ETH_LINK_UP;
 	*full_duplex = link.link_duplex == RTE_ETH_LINK_FULL_DUPLEX;
+	return ret;
+}
+
+#if RTE_VERSION >= RTE_VERSION_NUM(23, 11, 0, 0)
+#define ACTIVE_GET rte_eth_bond_active_members_get
+#define LACP_INFO rte_eth_bond_8023ad_member_info
+#else
+#define ACTIVE_GET rte_eth_bond_active_slaves_get
+#define LACP_INFO rte_eth_bond_8023ad_slave_info
+#endif
+
+int fg_bond_active(uint16_t bond, uint16_t *members, uint16_t room) { return ACTIVE_GET(bond, members, room); }
+
+int fg_bond_lacp(uint16_t bond, uint16_t member, struct fg_lacp *lacp)
+{
+	struct LACP_INFO info;
+	int ret;
+
+	memset(&info, 0, sizeof(info));
+	ret = LACP_INFO(bond, member, &info);
+	lacp->actor = info.actor_state;
+	lacp->partner = info.partner_state;
+	memcpy(lacp->system, info.partner.system.addr_bytes, sizeof(lacp->system));
+	lacp->key = rte_be_to_cpu_16(info.partner.key);
+	lacp->port = rte_be_to_cpu_16(info.partner.port_number);
+	return ret;
+}
+
+int fg_no_link_events(uint16_t port)
+{
+	struct rte_eth_dev_info info;
+	int ret = rte_eth_dev_info_get(port, &info);
+
+	/* They are the port's own flags, to be read by its user; nobody else has it yet. */
+	if (ret == 0 && info.dev_flags != NULL)
+		*(uint32_t *)(uintptr_t)info.dev_flags &= ~(uint32_t)RTE_ETH_DEV_INTR_LSC;
 	return ret;
 }
 

@@ -41,10 +41,28 @@ uint64_t fg_cycles(void);
 /* Link state without waiting; speed 0 if unknown. struct rte_eth_link differs between releases. */
 int fg_link(uint16_t port, uint32_t *mbps, uint8_t *up, uint8_t *full_duplex);
 
+/* What LACP says of a member of a bond: its own state and its peer's, as on the wire (IEEE 802.1AX section 6.4.2.3), and
+ * its peer's system, key and port, host order. */
+struct fg_lacp {
+	uint8_t actor;
+	uint8_t partner;
+	uint8_t system[6];
+	uint16_t key;
+	uint16_t port;
+};
+
+/* The active members of a bond, those of up to room; a negative number is an error. */
+int fg_bond_active(uint16_t bond, uint16_t *members, uint16_t room);
+/* What LACP says of an active member; a negative number if it is not active. */
+int fg_bond_lacp(uint16_t bond, uint16_t member, struct fg_lacp *lacp);
+/* Says that a device does not tell of changes of its link, so that a bond that it joins afterwards looks by itself. */
+int fg_no_link_events(uint16_t port);
+
 /* Receive up to n frames. */
 uint16_t fg_rx_burst(uint16_t port, uint16_t queue, struct fg_frame *frames, uint16_t n);
-/* Send frames in order; returns how many the port took (a prefix). The rest stay the caller's. */
-uint16_t fg_tx_burst(uint16_t port, uint16_t queue, const struct fg_frame *frames, uint16_t n);
+/* Send frames in order; returns how many the port took: afterwards the first ones, whose places a bond may have changed.
+ * The rest stay the caller's. */
+uint16_t fg_tx_burst(uint16_t port, uint16_t queue, struct fg_frame *frames, uint16_t n);
 /* Give frames back to their pool, one call. */
 void fg_free_bulk(const struct fg_frame *frames, uint16_t n);
 /* Take one empty frame from a pool; 0 or -ENOMEM. */

@@ -17,11 +17,11 @@ use crate::config::source::{Mistake, Mistakes};
 use crate::config::units::Auto;
 use crate::control::apply::Parts;
 use crate::control::slow;
-use crate::control::{DeviceCounters, Live, PortState, PortView, Running, WorkerView};
+use crate::control::{DeviceCounters, LacpState, Live, MemberState, PortState, PortView, Running, WorkerView};
 use crate::dpdk::eal::{self, Eal, EalConfig, Hugepages};
 use crate::dpdk::error::Error;
 use crate::dpdk::pool::Pool;
-use crate::dpdk::port::{Place, Port, PortConfig, RxQueue, TxQueue};
+use crate::dpdk::port::{Lacp, Member, Place, Port, PortConfig, RxQueue, TxQueue};
 use crate::dpdk::ring::{Consumer, Producer, ring};
 use crate::flow::file::Unfit;
 use crate::flow::fragments::SLOTS;
@@ -118,6 +118,7 @@ impl PortView for LivePort {
             let (link, stats) = (port.link(), port.stats());
             state.link = if link.up { "up" } else { "down" }.into();
             state.speed = link.speed;
+            state.members = port.members().into_iter().map(member).collect();
             state.device_counters = DeviceCounters {
                 rx_packets: stats.rx_packets,
                 rx_bytes: stats.rx_bytes,
@@ -637,10 +638,25 @@ fn owns(
     Ok((owns, Some((from, to))))
 }
 
+fn colons(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+fn member(member: Member) -> MemberState {
+    let words = |state| Lacp::words(state).map(str::to_owned).collect();
+    let lacp = member.lacp.map(|lacp| LacpState {
+        actor: words(lacp.actor),
+        partner: words(lacp.partner),
+        partner_system: colons(lacp.system),
+        partner_key: lacp.key,
+        partner_port: lacp.port,
+    });
+    MemberState { device: member.device, state: member.role.name().into(), lacp }
+}
+
 fn live(port: Port, of: &port::Port) -> LivePort {
     let setup = port.setup().copied();
     let (mac, able) = (port.mac(), port.abilities());
-    let mac: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
     let offloads = setup.map(|setup| setup.offloads);
     let fixed = PortState {
         name: of.name.value.clone(),
@@ -648,12 +664,13 @@ fn live(port: Port, of: &port::Port) -> LivePort {
         vlan: None,
         driver: able.driver.clone(),
         zone: of.zone.as_ref().map(|zone| zone.value.clone()),
-        mac: mac.join(":"),
+        mac: colons(mac),
         mtu: setup.map_or(0, |setup| setup.mtu),
         link: String::new(),
         speed: 0,
         rx_queues: setup.map_or(0, |setup| setup.rx_queues),
         tx_queues: setup.map_or(0, |setup| setup.tx_queues),
+        members: Vec::new(),
         offloads: offloads.map_or_else(BTreeMap::new, |offloads| {
             let list = [("checksum", offloads.checksum), ("rss", offloads.rss), ("vlan-strip", offloads.vlan_strip)];
             list.into_iter().map(|(name, place)| (name.to_owned(), place.name().to_owned())).collect()

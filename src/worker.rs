@@ -735,8 +735,13 @@ impl<I: Io, O: Observer> Worker<I, O> {
                 let sent = self.io.tx(port, frames);
                 self.sheet.account(Account::Sent, sent as u64);
                 self.sheet.counters[self.port_counters[usize::from(port)] + port_counter::TX] += sent as u64;
-                for vlan in ports.iter().flat_map(|ports| &ports[..sent]).filter(|of| **of != port) {
+                // All of them, less those that were refused: of a bond, these need not be the last.
+                for vlan in ports.iter().flatten().filter(|of| **of != port) {
                     self.sheet.counters[self.port_counters[usize::from(*vlan)] + port_counter::TX] += 1;
+                }
+                let refused = ports.iter().flat_map(|_| &frames[sent..]).map(|frame| frame.port);
+                for vlan in refused.filter(|of| *of != port) {
+                    self.sheet.counters[self.port_counters[usize::from(vlan)] + port_counter::TX] -= 1;
                 }
                 (sent, Engine::TxFull)
             }
@@ -777,6 +782,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
 
     /// Upkeep, every few hundred turns: a bounded amount of work for each stage, and for whoever asked for a snapshot.
     pub fn housekeep(&mut self, now: u64, mailbox: &Mailbox) {
+        self.io.beat();
         let mut cx = Cx { now, sheet: &mut self.sheet, log: &self.log };
         self.pipeline.housekeep(&mut cx);
         self.expire_fragments(now);

@@ -167,6 +167,7 @@ fn ports(value: &Value) {
         ]
     });
     table::print(&columns, lines, &[2, 3, 5, 6, 7, 8]);
+    members(value);
     for port in rows(value).iter().filter(|port| port["addresses"].is_array()) {
         let address = |row: &Value| match row["in_use"] == true {
             true => cell(&row["address"]),
@@ -184,6 +185,32 @@ fn ports(value: &Value) {
         let offloads = port["offloads"].as_object().into_iter().flatten();
         let list: Vec<String> = offloads.map(|(name, how)| format!("{name}: {}", cell(how))).collect();
         println!("{} offloads: {}", cell(&port["name"]), list.join(", "));
+    }
+}
+
+/// The members of bonds, if there are bonds.
+fn members(value: &Value) {
+    let words = |list: &Value| rows(list).iter().map(cell).collect::<Vec<_>>().join(" ");
+    let of = |port: &Value| -> Vec<_> {
+        let line = |member: &Value| {
+            let lacp = &member["lacp"];
+            let partner = match &lacp["partner_system"] {
+                Value::String(system) => {
+                    format!("{system} key {} port {}", lacp["partner_key"], lacp["partner_port"])
+                }
+                _ => "-".into(),
+            };
+            let cells = [&port["name"], &member["device"], &member["state"]].map(cell);
+            cells.into_iter().chain([words(&lacp["actor"]), partner, words(&lacp["partner"])]).collect()
+        };
+        rows(&port["members"]).iter().map(line).collect()
+    };
+    let lines: Vec<Vec<String>> = rows(value).iter().flat_map(of).collect();
+    if !lines.is_empty() {
+        println!();
+        let columns = ["bond", "member", "state", "LACP", "partner", "partner's LACP"];
+        table::print(&columns, lines.into_iter(), &[]);
+        println!();
     }
 }
 

@@ -46,12 +46,12 @@ crate::choice! {
 crate::choice! {
     /// How frames spread over the members of a bond.
     pub enum BondMode {
+        /// LACP (IEEE 802.1AX, once 802.3ad) agrees with the peer on the members that carry frames; they share them by `policy`.
+        Lacp = "lacp",
         /// One member carries all; another takes over when its link goes down.
         ActiveBackup = "active-backup",
         /// The members share the frames by `policy`.
         BalanceXor = "balance-xor",
-        /// Every frame leaves by every member.
-        Broadcast = "broadcast",
         /// One frame after the other by the next member; the order of a flow's frames is lost.
         RoundRobin = "round-robin",
     }
@@ -76,12 +76,17 @@ crate::section! {
         pub mode: BondMode,
         /// The devices, each as `device` of a port would have it; none of them is a port itself. The first gives the bond its MAC address.
         pub members: Vec<At<Device>>,
-        /// With "balance-xor": what a frame's member is chosen by.
-        pub policy: BondPolicy = BondPolicy::L34,
+        /// With "lacp" and "balance-xor": what a frame's member is chosen by; "l34" if left out.
+        pub policy: Option<At<BondPolicy>>,
     }
 }
 
 impl Bond {
+    /// True if the members share the frames by `policy`.
+    pub fn shares(&self) -> bool {
+        matches!(self.mode, BondMode::Lacp | BondMode::BalanceXor)
+    }
+
     /// The bonding device of DPDK that it is, without its members; `number` tells bonds apart.
     pub fn device(&self, number: usize) -> Device {
         // The modes of Linux's bonding driver, which are DPDK's.
@@ -89,13 +94,9 @@ impl Bond {
             BondMode::RoundRobin => 0,
             BondMode::ActiveBackup => 1,
             BondMode::BalanceXor => 2,
-            BondMode::Broadcast => 3,
+            BondMode::Lacp => 4,
         };
-        let policy = match self.policy {
-            BondPolicy::L2 => "l2",
-            BondPolicy::L23 => "l23",
-            BondPolicy::L34 => "l34",
-        };
+        let policy = self.policy.as_ref().map_or(BondPolicy::L34, |policy| policy.value).word();
         Device::Virtual(format!("net_bonding{number},mode={mode},xmit_policy={policy}"))
     }
 }

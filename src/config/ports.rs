@@ -57,6 +57,10 @@ pub fn read_ports(root: &mut Table<'_>, names: &mut Names, reader: &mut Reader<'
                 for member in &bond.members {
                     take_device(member, &member.place, &format!("{key}.members"), &mut taken, reader.mistakes);
                 }
+                if let Some(policy) = bond.policy.as_ref().filter(|_| !bond.shares()) {
+                    let message = format!("members of a bond with mode = {:?} do not share frames by it", bond.mode);
+                    reader.mistakes.at(&policy.place, &format!("{key}.policy"), message);
+                }
                 let device = bond.device(bonds);
                 take_device(&device, place, &key, &mut taken, reader.mistakes);
                 port.device = Some(At { value: device, place: place.clone() });
@@ -322,6 +326,15 @@ mod tests {
         only(&bond(""), "port[2].bond.members: expected at least one device");
         only(&bond("'eth0'"), "expected a PCI address");
         only(&bond("'net_null2'").replace("balance", "blanace"), "\"balance-xor\"");
+        only(&bond("'net_null2'").replace("balance-xor", "802.3ad"), "expected \"lacp\" or");
+        only(
+            &bond("'net_null2'").replace("'balance-xor'", "'active-backup', policy = 'l2'"),
+            "port[2].bond.policy: members of a bond with mode = \"active-backup\" do not share frames by it",
+        );
+        let (config, mistakes) =
+            read(&format!("{LAN},\n{}]", bond("'net_null7'").replace("'balance-xor'", "'lacp', policy = 'l23'")));
+        assert!(mistakes.is_empty(), "{mistakes:#?}");
+        assert_eq!(config.ports[2].device(), "net_bonding0,mode=4,xmit_policy=l23");
         only(
             &bond("'net_null2'").replace("name", "device = 'net_null3', name"),
             "port[2].device: is for ports without a bond",

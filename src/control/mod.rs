@@ -106,10 +106,39 @@ pub struct PortState {
     pub rx_queues: u16,
     /// Transmit queues.
     pub tx_queues: u16,
+    /// Of a bond, its members.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<MemberState>,
     /// By offload: `hardware`, `software` or `off`.
     pub offloads: std::collections::BTreeMap<String, String>,
     /// The device's own counters.
     pub device_counters: DeviceCounters,
+}
+
+/// A member of a bond as `show ports` reports it.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct MemberState {
+    /// The device, as configured.
+    pub device: String,
+    /// `active` if it carries frames, `standby` if another one does or the peer does not agree, `down` if its link is.
+    pub state: String,
+    /// What LACP says of it, in a bond with LACP.
+    pub lacp: Option<LacpState>,
+}
+
+/// What LACP says of a member of a bond, in the words of IEEE 802.1AX.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct LacpState {
+    /// The member's state: the bits that are set.
+    pub actor: Vec<String>,
+    /// Its peer's state.
+    pub partner: Vec<String>,
+    /// MAC address of the peer's system.
+    pub partner_system: String,
+    /// The peer's key.
+    pub partner_key: u16,
+    /// The peer's number of the port.
+    pub partner_port: u16,
 }
 
 /// A device's own counters. What the device lost before flowgate received it is here and in no worker's account.

@@ -19,6 +19,10 @@ use super::pool::{OVERHEAD, Pool};
 use crate::packet::{BATCH, Frame};
 use crate::wire::ethernet::Rewrite;
 
+mod bond;
+
+pub use bond::{Lacp, Member, Role};
+
 /// Kernel drivers through which DPDK works: the generic ones, and those of NICs that stay with the kernel.
 const DRIVERS: &[&str] = &["vfio-pci", "uio_pci_generic", "igb_uio", "mlx4_core", "mlx5_core"];
 
@@ -169,6 +173,8 @@ pub struct Port {
     abilities: Abilities,
     setup: Option<Setup>,
     started: bool,
+    /// Of a bond, its mode as the driver numbers them.
+    mode: Option<u32>,
 }
 
 /// What port and queues hold in common: the device is closed when the last of them is gone.
@@ -200,43 +206,6 @@ impl Port {
     /// Finds a device, a PCI address or a vdev string (`net_tap0,iface=lan0`), and takes it for this port.
     pub fn probe(eal: &'static Eal, device: &str) -> Result<Port, Error> {
         Port::take(eal, device, Vec::new())
-    }
-
-    /// Makes a bonding device (`net_bonding0,mode=1`) of others and takes all of them for this port.
-    pub fn bond<'a>(eal: &'static Eal, device: &str, members: impl Iterator<Item = &'a str>) -> Result<Port, Error> {
-        let members = members.map(|member| Port::probe(eal, member)).collect::<Result<Vec<_>, _>>()?;
-        let named = |member: &Port| format!(",{}={}", dpdk_sys::BOND_MEMBER, member.inner.name);
-        let device = device.to_owned() + &members.iter().map(named).collect::<String>();
-        let mut port = Port::take(eal, &device, members)?;
-        port.join()?;
-        Ok(port)
-    }
-
-    /// Lets the members of a bond join it, which those named in its arguments do when it is first configured; before, its
-    /// abilities and its MAC address are not known.
-    fn join(&mut self) -> Result<(), Error> {
-        let inner = &self.inner;
-        inner.eal().log();
-        let control = lock(&CONTROL);
-        let conf = dpdk_sys::rte_eth_conf::default();
-        // SAFETY: `conf` lives through the call, which copies it.
-        inner.step("join its members", unsafe { dpdk_sys::rte_eth_dev_configure(inner.id, 1, 1, &conf) })?;
-        drop(control);
-        for member in &inner.members {
-            let info = member.inner.info()?;
-            // The driver tells of a member that it refuses in the log only.
-            // SAFETY: `dev_flags` points into the port's data, which lives as long as the port.
-            if info.dev_flags.is_null() || unsafe { *info.dev_flags } & dpdk_sys::FG_BONDED == 0 {
-                return Err(Error::Device {
-                    device: member.inner.device.clone(),
-                    step: "join the bond",
-                    errno: Errno(libc::EINVAL),
-                    log: inner.eal().log(),
-                });
-            }
-        }
-        self.abilities = abilities(inner.id, &inner.info()?);
-        Ok(())
     }
 
     fn take(eal: &'static Eal, device: &str, members: Vec<Port>) -> Result<Port, Error> {
@@ -281,7 +250,7 @@ impl Port {
         };
         let info = inner.info()?;
         let abilities = abilities(id, &info);
-        Ok(Port { inner: Arc::new(inner), abilities, setup: None, started: false })
+        Ok(Port { inner: Arc::new(inner), abilities, setup: None, started: false, mode: None })
     }
 
     /// The device, as the user wrote it.
@@ -435,7 +404,8 @@ impl Port {
         self.started = true;
         let queue = |queue| Queue { port: self.inner.id, queue, _inner: self.inner.clone(), _one: PhantomData };
         let rx = (0..setup.rx_queues).map(|n| RxQueue(queue(n))).collect();
-        let tx = (0..setup.tx_queues).map(|n| TxQueue(queue(n))).collect();
+        let beats = self.speaks_lacp();
+        let tx = (0..setup.tx_queues).map(|n| TxQueue { queue: queue(n), beats }).collect();
         Ok((rx, tx))
     }
 
@@ -454,13 +424,16 @@ impl Port {
         Ok(())
     }
 
-    /// The link as it is now, without waiting for it.
+    /// The link as it is now, without waiting for it. That of a bond with LACP is up when the peer agrees to at least one
+    /// member.
     pub fn link(&self) -> Link {
         let (mut speed, mut up, mut full) = (0, 0, 0);
-        let _control = lock(&CONTROL);
+        let control = lock(&CONTROL);
         // SAFETY: writes three integers of ours.
         unsafe { dpdk_sys::fg_link(self.inner.id, &mut speed, &mut up, &mut full) };
-        Link { up: up != 0, speed, full_duplex: full != 0 }
+        drop(control);
+        let agreed = || !self.speaks_lacp() || self.members().iter().any(|member| member.role == Role::Active);
+        Link { up: up != 0 && agreed(), speed, full_duplex: full != 0 }
     }
 
     /// The port's own MAC address.
@@ -550,7 +523,10 @@ pub struct RxQueue(Queue);
 
 /// A transmit queue.
 #[derive(Debug)]
-pub struct TxQueue(Queue);
+pub struct TxQueue {
+    queue: Queue,
+    beats: bool,
+}
 
 impl RxQueue {
     /// Receives up to `burst` frames into the front of `frames`, whose slots are empty; returns how many.
@@ -571,15 +547,16 @@ impl RxQueue {
         let keep = if *rewrite == Rewrite::NOTHING { std::ptr::null() } else { keep.as_ptr() };
         // SAFETY: both ports are started as long as the queues live, and these are the queues' only users; the rewrite is two
         // arrays of 16 bytes, or a null pointer for none.
-        let both =
-            unsafe { dpdk_sys::fg_relay(self.0.port, self.0.queue, to.0.port, to.0.queue, n, keep, value.as_ptr()) };
+        let both = unsafe {
+            dpdk_sys::fg_relay(self.0.port, self.0.queue, to.queue.port, to.queue.queue, n, keep, value.as_ptr())
+        };
         ((both & 0xffff) as usize, (both >> 16) as usize)
     }
 }
 
 impl TxQueue {
-    /// Sends frames in order; returns how many the port took: a prefix, whose slots are empty afterwards. At most
-    /// [`BATCH`] at a time.
+    /// Sends frames in order; returns how many the port took: as many slots in front are empty afterwards. The rest are those
+    /// it refused, which of a bond need not have been the last. At most [`BATCH`] at a time.
     ///
     /// # Safety
     /// The frames hold mbufs: they were received from a port or taken from a [`Pool`].
@@ -588,10 +565,20 @@ impl TxQueue {
         let n = frames.len().min(BATCH) as u16;
         // SAFETY: the port is started as long as this queue lives, `&mut self` makes this the queue's only user, and the
         // caller vouches for the mbufs, each of which its frame alone refers to.
-        let sent = unsafe { dpdk_sys::fg_tx_burst(self.0.port, self.0.queue, frames.as_ptr().cast(), n) };
+        let sent = unsafe { dpdk_sys::fg_tx_burst(self.queue.port, self.queue.queue, frames.as_mut_ptr().cast(), n) };
         // The port owns these buffers now.
         frames[..usize::from(sent)].iter_mut().for_each(Frame::vacate);
         usize::from(sent)
+    }
+
+    /// Lets a bond with LACP tell its peer what it has to, which its driver does with a burst only; to be called several times
+    /// in 100 ms (`bond_ethdev_mode_set`). Does nothing for other ports.
+    #[inline]
+    pub fn beat(&mut self) {
+        if self.beats {
+            // SAFETY: as in `send`; of no frames none is read.
+            unsafe { dpdk_sys::fg_tx_burst(self.queue.port, self.queue.queue, ptr::dangling_mut(), 0) };
+        }
     }
 }
 

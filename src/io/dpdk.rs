@@ -97,6 +97,10 @@ impl Io for DpdkIo {
         }
     }
 
+    fn beat(&mut self) {
+        self.queues.iter_mut().filter_map(|(_, tx)| tx.as_mut()).for_each(TxQueue::beat);
+    }
+
     fn receives(&self, port: u8) -> bool {
         self.queues.get(usize::from(port)).is_some_and(|(rx, _)| rx.is_some())
     }

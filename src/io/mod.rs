@@ -13,8 +13,8 @@ pub trait Io {
     /// [`BATCH`].
     fn rx(&mut self, port: u8, burst: usize, frames: &mut [Frame; BATCH]) -> usize;
 
-    /// Sends frames by a port, in order. Returns how many were taken: a prefix, whose slots are empty afterwards. The rest
-    /// stay the caller's. At most [`BATCH`] at a time.
+    /// Sends frames by a port, in order. Returns how many were taken: as many slots in front are empty afterwards. The rest
+    /// stay the caller's; a port of several links may have refused others than the last. At most [`BATCH`] at a time.
     fn tx(&mut self, port: u8, frames: &mut [Frame]) -> usize;
 
     /// Gives frames back unsent. All slots are empty afterwards. At most [`BATCH`] at a time.
@@ -38,6 +38,9 @@ pub trait Io {
         }
         (received, sent)
     }
+
+    /// Lets ports say what they have to say themselves; to be called several times in 100 ms.
+    fn beat(&mut self) {}
 
     /// True if this worker has a receive queue of the port.
     fn receives(&self, port: u8) -> bool;

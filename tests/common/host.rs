@@ -97,6 +97,15 @@ impl Lab {
         (port, tap)
     }
 
+    /// A veth pair with both ends here, both for DPDK.
+    pub fn pair(&mut self) -> [String; 2] {
+        let ends = [self.name("d"), self.name("f")];
+        run(&format!("ip link add {} type veth peer name {}", ends[0], ends[1]));
+        self.links.push(ends[0].clone());
+        ends.iter().for_each(|end| dpdk_end(None, end));
+        ends
+    }
+
     /// Starts a program in a namespace, on the CPU for clients, to be killed with the lab. Returns its process.
     pub fn spawn(&mut self, namespace: &str, program: &[&str]) -> u32 {
         let log = self.dir.path().join(format!("process{}.log", unique()));
