@@ -25,10 +25,13 @@ pub mod apply;
 pub mod client;
 pub mod flows;
 pub mod gate;
+pub mod listen;
 pub mod log;
+pub mod pace;
 pub mod routes;
 pub mod serve;
 pub mod slow;
+pub mod tls;
 
 use apply::Applier;
 
