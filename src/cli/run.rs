@@ -20,6 +20,7 @@ use crate::config::source::Source;
 use crate::control::api::account;
 use crate::control::apply::sets::Sets;
 use crate::control::apply::{Applier, Keeper};
+use crate::control::listen::Doors;
 use crate::control::log::{Scribe, message};
 use crate::control::serve::{End, Socket, serve};
 use crate::stage::pipeline::port_counter;
@@ -65,7 +66,9 @@ impl Run {
             }
         };
         // Before anything is touched: a socket that is taken means that this appliance runs already.
-        let socket = Socket::bind(Path::new(&config.control.socket.0)).map_err(environment)?;
+        let group = config.control.socket_group.as_deref();
+        let socket = Socket::bind(Path::new(&config.control.socket.0), group).map_err(environment)?;
+        let doors = Doors::open(&config.api).map_err(environment)?;
         let (sets, wrong) = match Applier::saved_sets(&config) {
             Ok(sets) => (sets, None),
             Err(wrong) => (Sets::default(), Some(wrong)),
@@ -93,6 +96,7 @@ impl Run {
                 "{}: {ports} ports, workers on cores {cores}, answering on {}",
                 self.config, config.control.socket.0
             ));
+            doors.addresses().for_each(|address| log(&format!("api: answering on {address}")));
         };
         let parts = appliance.take_parts().expect("taken once");
         let (applier, notes) = Applier::new(parts, &config, sets);
@@ -117,7 +121,7 @@ impl Run {
             write();
             appliance.gone()
         };
-        let end = serve(&socket, &live, &keeper, ready, tick, log);
+        let end = serve(&socket, &doors, &live, &keeper, ready, tick, log);
         drop((keeper, applier, running, socket));
         write();
         let (_, last) = scribe.into_inner();

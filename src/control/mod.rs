@@ -26,10 +26,13 @@ pub mod apply;
 pub mod client;
 pub mod flows;
 pub mod gate;
+pub mod listen;
 pub mod log;
+pub mod pace;
 pub mod routes;
 pub mod serve;
 pub mod slow;
+pub mod tls;
 
 use apply::Applier;
 
@@ -116,7 +119,7 @@ pub struct PortState {
 }
 
 /// A member of a bond as `show ports` reports it.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct MemberState {
     /// The device, as configured.
     pub device: String,
@@ -127,7 +130,7 @@ pub struct MemberState {
 }
 
 /// What LACP says of a member of a bond, in the words of IEEE 802.1AX.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct LacpState {
     /// The member's state: the bits that are set.
     pub actor: Vec<String>,

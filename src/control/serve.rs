@@ -1,20 +1,26 @@
 //! The control loop of a running appliance: answers on the Unix socket, follows links, shares out limits, waits for signals.
 
-use std::future::IntoFuture;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::Group;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::apply::Keeper;
+use super::listen::Doors;
 use super::{Live, api};
 
 /// How often links are looked at and limits shared out.
 const TICK: Duration = Duration::from_millis(100);
+/// How many ticks go by between looking for changed certificates and callers.
+const FILES: u32 = 20;
+/// How long answers may still take when all ends.
+const GRACE: Duration = Duration::from_millis(300);
 
 /// Why the loop ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,8 +40,10 @@ pub struct Socket {
 impl Socket {
     /// Binds the socket. A file that a crashed process left is replaced; one on which somebody answers is not. The error is
     /// for the operator.
-    pub fn bind(path: &Path) -> Result<Socket, String> {
+    /// Members of `group` may use it, or else only the process's own user.
+    pub fn bind(path: &Path, group: Option<&str>) -> Result<Socket, String> {
         let name = path.display();
+        let group = group.map(gid).transpose()?;
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(format!(
                 "{name}: another flowgate answers here; give this one its own [control] socket, or stop the other"
@@ -48,14 +56,29 @@ impl Socket {
             Ok(_) => std::fs::remove_file(path).map_err(|error| format!("{name}: cannot replace it: {error}"))?,
             Err(_) => {}
         }
-        let listener = std::os::unix::net::UnixListener::bind(path)
+        // It is nobody else's from the first moment.
+        let former = umask(Mode::from_bits_truncate(0o177));
+        let bound = std::os::unix::net::UnixListener::bind(path);
+        umask(former);
+        let listener = bound
             .map_err(|error| format!("{name}: cannot make the control socket: {error}; does its folder exist?"))?;
         let prepare = || -> io::Result<()> {
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+            if group.is_some() {
+                std::os::unix::fs::chown(path, None, group)?;
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+            }
             listener.set_nonblocking(true)
         };
         prepare().map_err(|error| format!("{name}: {error}"))?;
         Ok(Socket { path: path.to_owned(), listener })
+    }
+}
+
+fn gid(group: &str) -> Result<u32, String> {
+    match Group::from_name(group) {
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
+        Ok(None) => Err(format!("control.socket_group: there is no group {group:?}; make it with groupadd")),
+        Err(error) => Err(format!("control.socket_group: {error}")),
     }
 }
 
@@ -66,10 +89,11 @@ impl Drop for Socket {
     }
 }
 
-/// Runs until a signal comes or a thread is gone. `ready` is called once the socket answers, `tick` every 100 ms, which says
-/// which thread is gone if one is, `log` with what the operator should know.
+/// Runs until a signal comes or a thread is gone. `ready` is called once the socket and the API's doors answer, `tick` every
+/// 100 ms, which says which thread is gone if one is, `log` with what the operator should know.
 pub fn serve(
     socket: &Socket,
+    doors: &Doors,
     live: &Live,
     keeper: &Keeper,
     ready: impl FnOnce(),
@@ -78,7 +102,8 @@ pub fn serve(
 ) -> Result<End, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(4)
+        // Those that answer here, those that answer over the network, and those that apply.
+        .max_blocking_threads(2 * api::BUSY + 4)
         .build()
         .map_err(|error| format!("cannot start the control loop: {error}"))?;
     let result = runtime.block_on(async {
@@ -87,30 +112,43 @@ pub fn serve(
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
         let listener = socket.listener.try_clone().and_then(UnixListener::from_std).map_err(failed)?;
-        let server = axum::serve(listener, api::router(live.clone())).into_future();
+        let (stop, stopped) = tokio::sync::watch::channel(());
+        doors.answer(listener, &api::router(live.clone(), doors.gate()), &stopped).map_err(failed)?;
+        drop(stopped);
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        tokio::pin!(server);
         ready();
-        loop {
+        let mut files = 0;
+        let end = loop {
             tokio::select! {
-                _ = interrupt.recv() => return Ok(End::Signal),
-                _ = terminate.recv() => return Ok(End::Signal),
+                _ = interrupt.recv() => break Ok(End::Signal),
+                _ = terminate.recv() => break Ok(End::Signal),
                 _ = hangup.recv() => keeper.reread(),
-                ended = &mut server => return Err(format!("the control socket failed: {ended:?}")),
                 _ = ticks.tick() => {
                     let running = live.now();
                     for (port, up) in running.follow_links() {
                         let state = running.ports[port].state();
                         log(&format!("port {}: link {}", state.name, if up { "up" } else { "down" }));
                     }
+                    files += 1;
+                    if files % FILES == 0 {
+                        match doors.follow() {
+                            Some(Ok(())) => log("api: certificates and callers are read again"),
+                            Some(Err(wrong)) => log(&format!("api: what was read before stays: {wrong}")),
+                            None => {}
+                        }
+                    }
                     running.blueprint.balance(&running.sheets());
                     if let Some(thread) = tick() {
-                        return Ok(End::Gone(thread));
+                        break Ok(End::Gone(thread));
                     }
                 }
             }
-        }
+        };
+        // Who is being answered gets the answer, if it does not take long.
+        stop.send_replace(());
+        let _ = timeout(GRACE, stop.closed()).await;
+        end
     });
     runtime.shutdown_timeout(Duration::from_millis(500));
     result
@@ -124,16 +162,24 @@ mod tests {
     fn a_socket_is_taken_once_and_replaced_when_stale() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("fg.sock");
-        let first = Socket::bind(&path).expect("free");
-        assert!(Socket::bind(&path).err().expect("taken").contains("another flowgate answers"));
+        let first = Socket::bind(&path, None).expect("free");
+        let mode = |path: &Path| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o600);
+        assert!(Socket::bind(&path, None).err().expect("taken").contains("another flowgate answers"));
         drop(first);
+        let unknown = Socket::bind(&path, Some("no-such-group")).err().expect("no group");
+        assert!(unknown.contains("there is no group"), "{unknown}");
+        let own = Group::from_gid(nix::unistd::getegid()).expect("readable").expect("a name");
+        let shared = Socket::bind(&path, Some(&own.name)).expect("its own group");
+        assert_eq!(mode(&path), 0o660);
+        drop(shared);
         // What a crash leaves: the file, and nobody behind it.
         let stale = folder.path().join("stale.sock");
         drop(std::os::unix::net::UnixListener::bind(&stale).expect("free"));
         assert!(stale.exists());
-        drop(Socket::bind(&stale).expect("stale"));
+        drop(Socket::bind(&stale, None).expect("stale"));
         assert!(!stale.exists(), "removed with the socket");
         std::fs::write(folder.path().join("file"), "").expect("writable");
-        assert!(Socket::bind(&folder.path().join("file")).err().expect("refused").contains("is not a socket"));
+        assert!(Socket::bind(&folder.path().join("file"), None).err().expect("refused").contains("is not a socket"));
     }
 }

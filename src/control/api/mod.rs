@@ -4,6 +4,7 @@
 //! `#[utoipa::path]` is no resource: routes and document are made of the same declarations. Who may connect, and how much is
 //! taken from whom, is `listen`'s.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -20,7 +21,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use super::Live;
 use super::flows::Refusal;
-use super::gate::role;
+use super::gate::{Gate, role};
 use crate::config::api::Role;
 
 pub mod counts;
@@ -81,8 +82,8 @@ fn complete(mut document: Value) -> Value {
     document
 }
 
-/// All resources of what runs.
-pub fn router(live: Live) -> Router {
+/// All resources of what runs, behind a gate.
+pub fn router(live: Live, gate: Arc<Gate>) -> Router {
     let (router, document) = declared();
     let document = Bytes::from(document.to_string());
     let kind = [(header::CONTENT_TYPE, "application/json")];
@@ -92,6 +93,7 @@ pub fn router(live: Live) -> Router {
         .method_not_allowed_fallback(|| async {
             problem(StatusCode::METHOD_NOT_ALLOWED, "the resource has no such method")
         })
+        .layer(axum::middleware::from_fn_with_state(gate, super::gate::gate))
         .with_state(live)
 }
 
