@@ -188,6 +188,7 @@ fn what_an_operator_does_to_a_running_box() {
     assert_eq!((packets(&flowgate).len(), text(&run)), (5, text(&one)));
     assert!(apply(&flowgate, &one, &[]).contains("runs already"));
     assert!(apply(&flowgate, &one, &["--check"]).contains("No difference"));
+    assert_eq!(say(&["show", "config"]), (true, text(&one)));
 
     // Back.
     let (good, said) = say(&["rollback"]);

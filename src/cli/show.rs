@@ -63,6 +63,8 @@ enum What {
     Routes,
     /// Neighbors: MAC, state, since when.
     Neighbors,
+    /// The config that runs, as a file.
+    Config,
 }
 
 impl Show {
@@ -85,6 +87,7 @@ impl Show {
             What::Pipeline => ask("/v1/pipeline"),
             What::Drops => ask("/v1/drops"),
             What::Rules => ask("/v1/rules"),
+            What::Config => ask("/v1/config"),
             What::Talkers => ask(&format!("/v1/stages/{}", self.stage.as_deref().unwrap_or("talkers"))),
             What::Flows => self.flows.ask(&self.socket, self.top()),
             What::Routes => {
@@ -115,6 +118,7 @@ impl Show {
             What::Pipeline => pipeline(value, self.all),
             What::Drops => drops(value, self.all),
             What::Rules => rules(value, self.all),
+            What::Config => print!("{}", value["text"].as_str().unwrap_or_default()),
             What::Talkers => talkers(value, self.top()),
             What::Flows => self.flows.print(value),
             What::Routes => routes::print(value),

@@ -178,8 +178,9 @@ impl Router {
 
     /// Takes addresses that packets are translated to or from: neighbors are answered for them on links to whose subnets they
     /// belong, and what comes to those of `pools`, first and last of ranges, and is no flow's is for the box. No interface of
-    /// the kernel has them. To be said before the router starts.
+    /// the kernel has them. Those that were said before are no longer.
     pub fn stand_for(&mut self, pools: Vec<(IpAddr, IpAddr)>, others: Vec<(IpAddr, IpAddr)>) {
+        let mut before = std::mem::take(&mut self.pools);
         for (first, last) in &pools {
             let nets: Vec<IpNet> = match (first, last) {
                 (IpAddr::V4(first), IpAddr::V4(last)) => Ipv4Subnets::new(*first, *last, 0).map(IpNet::from).collect(),
@@ -187,8 +188,10 @@ impl Router {
                 _ => continue,
             };
             nets.iter().for_each(|net| self.rib.add_own(*net));
+            before.retain(|net| !nets.contains(net));
             self.pools.extend(nets);
         }
+        before.into_iter().for_each(|net| self.rib.remove_own(net));
         self.tell_own();
         self.neighbors.stand_for(pools.into_iter().chain(others).collect());
         self.changed = true;
@@ -225,6 +228,12 @@ impl Router {
     /// The operator says where a neighbor is.
     pub fn add_static(&mut self, port: u8, ip: IpAddr, mac: [u8; 6], now: u64) {
         self.neighbors.add_static(port, ip, mac, now, &mut self.effects);
+        self.carry_out(now);
+    }
+
+    /// The operator says so no longer.
+    pub fn remove_static(&mut self, port: u8, ip: IpAddr, now: u64) {
+        self.neighbors.remove_static(port, ip, now, &mut self.effects);
         self.carry_out(now);
     }
 

@@ -40,7 +40,8 @@ pub struct Port {
 async fn ports(State(running): State<Arc<Running>>) -> Json<Vec<Port>> {
     let total = running.total();
     let ports = running.ports.iter().zip(&running.blueprint.port_counters).enumerate().map(|(at, (port, first))| {
-        let state = port.state();
+        // The zone is the config's, which may be another by now.
+        let state = PortState { zone: running.names.zone_of(at as u8).map(str::to_owned), ..port.state() };
         let addresses = running.addresses(at as u8);
         let interface = addresses.as_ref().map(|_| running.interfaces.then(|| state.name.clone()));
         Port {

@@ -360,15 +360,25 @@ impl Applier {
             let mut router = router.lock().unwrap_or_else(PoisonError::into_inner);
             moved.iter().for_each(|(port, net)| router.address(*port, *net, comes, now));
             statics.for_each(|route| router.route(RouteSource::Static, route, comes));
+            let neighbors = |config: &Config| -> Vec<(u8, IpAddr, [u8; 6])> {
+                let given = config.neighbor.r#static.iter();
+                given
+                    .filter_map(|given| Some((config.names.port(&given.port)?, given.address.value, given.mac.value.0)))
+                    .collect()
+            };
+            let others = neighbors(there);
+            for (port, ip, mac) in neighbors(here).into_iter().filter(|given| !others.contains(given)) {
+                match comes {
+                    true => router.add_static(port, ip, mac, now),
+                    // One with another MAC address now was given anew.
+                    false if others.iter().any(|other| (other.0, other.1) == (port, ip)) => {}
+                    false => router.remove_static(port, ip, now),
+                }
+            }
             if comes {
-                for given in &after.neighbor.r#static {
-                    if let Some(port) = after.names.port(&given.port) {
-                        router.add_static(port, given.address.value, given.mac.value.0, now);
-                    }
-                }
-                if let Some([pools, others]) = new.nat.as_ref().map(crate::nat::Nat::addresses) {
-                    router.stand_for(pools, others);
-                }
+                let ranges = new.nat.as_ref().map(crate::nat::Nat::addresses).unwrap_or_default();
+                let [pools, others] = ranges;
+                router.stand_for(pools, others);
                 // What flows were told of routes is asked again with the rules.
                 router.routing().changed();
             }

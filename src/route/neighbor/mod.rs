@@ -269,6 +269,7 @@ impl Neighbors {
     /// last. To be said before there are ports.
     pub fn stand_for(&mut self, ranges: Vec<(IpAddr, IpAddr)>) {
         self.stands = ranges.into();
+        self.links.values_mut().for_each(|link| link.stands = self.stands.clone());
     }
 
     /// Adds a port, or makes it what it is to be; what stays the same is left alone. Addresses that are new are probed for,

@@ -34,6 +34,11 @@ impl<F: Fib> Rib<F> {
         self.put(ADDRESS, net, metric(u8::MAX, Part::Local), What::Local(0));
     }
 
+    /// It is not any more.
+    pub fn remove_own(&mut self, net: IpNet) {
+        self.cut(ADDRESS, net, metric(u8::MAX, Part::Local));
+    }
+
     /// Whether one of a port's addresses is not in use, because it is or may be somebody else's: then packets to it vanish (RFC
     /// 4862 section 5.4).
     pub fn withhold(&mut self, port: u8, ip: IpAddr, withheld: bool) {
