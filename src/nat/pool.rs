@@ -79,7 +79,7 @@ impl Share {
         }
         let place = if self.pairs <= FEW {
             let (start, at) = ((random >> 32) as u32 % self.pairs, attempt - u32::from(kept));
-            2 * ((start + at) % self.pairs) + (u32::from(wanted) ^ at / self.pairs) % 2
+            2 * ((start + at) % self.pairs) + (u32::from(wanted) ^ (at / self.pairs)) % 2
         } else {
             let drawn = scramble(random.wrapping_add(u64::from(attempt).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
             let place = (((drawn >> 32) * u64::from(self.places())) >> 32) as u32;
