@@ -78,7 +78,7 @@ crate::section! {
         pub ports: Option<At<String>>,
         /// "endpoint-dependent": each flow has a port of its own, and one port may serve flows to several remote ends; or "endpoint-independent": all flows of an inside address and port share one (RFC 4787), which needs `source`.
         pub mapping: Mapping = Mapping::Dependent,
-        /// With endpoint-independent mapping, who may use it from outside: "endpoint-dependent" (whom the inside has sent to) or "endpoint-independent" (whomever the acl allows).
+        /// With endpoint-independent mapping, who may use it from outside: "endpoint-dependent" (whom the inside has sent to) or "endpoint-independent" (whomever the acl allows; what `dnat` forwards stays forwarded, but of the box's own services nothing is known here: behind an address of the box, give `ports` that these do not use).
         pub filtering: Filtering = Filtering::Dependent,
     }
 }
