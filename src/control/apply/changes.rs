@@ -138,7 +138,11 @@ fn push(path: &[Step], before: Option<String>, after: Option<String>, found: &mu
             Step::Member(name) => shown.extend(["[", name, "]"]),
         }
     }
-    found.push(Change { path: shown, before, after, restart: needs_restart(path) });
+    // The device is told at its start for which MACs it receives.
+    let binds = |value: &Option<String>| value.as_ref().is_some_and(|text| text.contains("mac = "));
+    let restart =
+        needs_restart(path) || path.first() == Some(&Step::Key("port".into())) && (binds(&before) || binds(&after));
+    found.push(Change { path: shown, before, after, restart });
 }
 
 /// What belongs to the process and not to its rules: threads, memory, devices, and the tables made at start.
@@ -149,7 +153,7 @@ fn needs_restart(path: &[Step]) -> bool {
     };
     match key(0) {
         "worker" | "memory" | "eal" | "kernel" | "control" | "api" => true,
-        "port" => !matches!(key(2), "zone" | "address"),
+        "port" => !matches!(key(2), "zone" | "address") || key(4) == "mac",
         "neighbor" => key(1) != "static",
         "route" => matches!(key(1), "routes_v4" | "routes_v6"),
         "conntrack" => key(1) == "limit" && key(2) == "half_open",
@@ -216,6 +220,10 @@ mod tests {
         assert_eq!(told(&BEFORE.replace("cores = [1]", "cores = [1, 2]")), [("worker.cores[2]".to_owned(), true)]);
         assert_eq!(told(&BEFORE.replace("net_null0", "net_null1")), [("port[lan].device".to_owned(), true)]);
         assert_eq!(told(&BEFORE.replace("inside", "outside")), [("port[lan].zone".to_owned(), false)]);
+        let with = |list: &str| BEFORE.replace("zone = ", &format!("address = {list}\n        zone = "));
+        assert_eq!(told(&with("['10.0.0.1/24']")), [("port[lan].address".to_owned(), false)]);
+        let bound = with("[{ address = '10.0.0.254/24', mac = '00:00:5e:00:01:01' }]");
+        assert_eq!(told(&bound), [("port[lan].address[10.0.0.254/24]".to_owned(), true)]);
     }
 
     #[test]

@@ -266,7 +266,7 @@ impl Neighbors {
     }
 
     /// Says what addresses are answered for besides the ports' own, on links to whose subnets they belong: ranges, first and
-    /// last. To be said before there are ports.
+    /// last.
     pub fn stand_for(&mut self, ranges: Vec<(IpAddr, IpAddr)>) {
         self.stands = ranges.into();
         self.links.values_mut().for_each(|link| link.stands = self.stands.clone());

@@ -197,3 +197,26 @@ fn an_address_bound_to_a_mac() {
     let End::Sent { bytes, .. } = bench.push("lan", &ping) else { panic!("a reply") };
     assert_eq!((&bytes[..6], &bytes[6..12]), (&HOST[..], &LAN[..]));
 }
+
+#[test]
+fn addresses_of_pools_come_and_go() {
+    let mut bench = router(PLAIN);
+    let question = Packet::arp(arp::REQUEST, "10.0.0.5", "10.0.0.99").macs(HOST, [255; 6]).patch(22, &HOST).bytes();
+    let answers = |bench: &mut Bench| bench.route(|router, now| router.receive(0, &question, now)).len();
+    let end =
+        |bench: &mut Bench, to: &str| match bench.push("lan", &to_lan(Packet::udp("10.0.0.5:1", &format!("{to}:2")))) {
+            End::Sent { port, .. } => port,
+            End::Dropped { reason, .. } => reason,
+        };
+    pass(&mut bench, 10);
+    assert_eq!((answers(&mut bench), end(&mut bench, "198.51.100.5")), (0, "route.no-route".into()));
+    let range = |first: &str, last: &str| (ip(first), ip(last));
+    let pools = vec![range("198.51.100.4", "198.51.100.7"), range("10.0.0.99", "10.0.0.99")];
+    bench.route(|router, _| router.stand_for(pools, Vec::new()));
+    assert_eq!((answers(&mut bench), end(&mut bench, "198.51.100.5")), (1, "self".into()));
+    let spoofed = to_lan(Packet::udp("198.51.100.6:1", "192.0.2.77:2"));
+    assert_eq!(bench.push("lan", &spoofed).reason(), "route.martian-source");
+    bench.route(|router, _| router.stand_for(vec![range("198.51.100.4", "198.51.100.4")], Vec::new()));
+    assert_eq!((answers(&mut bench), end(&mut bench, "198.51.100.5")), (0, "route.no-route".into()));
+    assert_eq!(end(&mut bench, "198.51.100.4"), "self");
+}
