@@ -354,7 +354,7 @@ fn addresses_and_routes_are_learned() {
     wait_for("flowgate has the addresses", || {
         let port = flowgate.port("lan");
         let all = port["addresses"].as_array().expect("a list").iter();
-        own = all.filter_map(|net| Some(net.as_str()?.split_once('/')?.0.to_owned())).collect();
+        own = all.filter_map(|net| Some(net["address"].as_str()?.split_once('/')?.0.to_owned())).collect();
         own.retain(|address| address == "10.77.1.100" || address.starts_with("2001:db8:71:"));
         own.sort();
         own.len() == 2

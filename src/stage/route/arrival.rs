@@ -15,7 +15,7 @@ use crate::route::Routing;
 use crate::route::adjacency::ROUTED;
 use crate::route::hop::Hop;
 use crate::stats::ReasonBase;
-use crate::wire::protocol;
+use crate::wire::{checksum, protocol};
 
 use super::{Drops, answer, is_spoofed, martian};
 
@@ -150,9 +150,10 @@ impl Arrival {
             }
         }
         if meta.dport == DHCP_CLIENT && self.is_lease(frame, meta) {
-            // It is judged as the broadcast it might as well be.
+            // It is judged as the broadcast it might as well be, which its checksum knows nothing of.
             meta.dst = [0; 16];
             meta.dst[..4].fill(255);
+            meta.flags |= flag::L4_SUM_GOOD;
         }
         Ok(true)
     }
@@ -161,13 +162,20 @@ impl Arrival {
     /// have, which it has not yet.
     fn is_lease(&self, frame: &Frame, meta: &Meta) -> bool {
         // RFC 2131 section 2: BOOTREPLY, Ethernet, six bytes of address; at byte 28 the client's address.
-        let message = frame.bytes().get(meta.l4() + 8..meta.end()).unwrap_or_default();
+        let datagram = frame.bytes().get(meta.l4()..meta.end()).unwrap_or_default();
+        let message = datagram.get(8..).unwrap_or_default();
         let client = message.get(28..).and_then(|rest| rest.first_chunk::<6>());
         meta.has(flag::IPV4 | flag::PORTS)
             && (meta.proto, meta.sport) == (protocol::UDP, DHCP_SERVER)
             && message.starts_with(&[2, 1, 6])
             && client.is_some_and(|client| self.routing.macs.is_one(meta.port, *client))
             && !matches!(self.hop(meta), Hop::Local { .. })
+            && !meta.any(flag::FIRST_FRAGMENT | flag::LATER_FRAGMENT)
+            // RFC 768: none was made.
+            && (datagram[6..8] == [0, 0] || {
+                let pseudo = checksum::pseudo(&meta.src[..4], &meta.dst[..4], protocol::UDP, datagram.len());
+                checksum::transport_is_good(pseudo, datagram)
+            })
     }
 
     fn hop(&self, meta: &Meta) -> Hop {
