@@ -131,6 +131,12 @@ impl Setting {
         setting.peer.start(&mut setting.lab, "-s 90000000");
         setting.own.start(&mut setting.lab, ZEBRA);
         setting.reach("the session is up", UNTOUCHED.len());
+        for way in ["198.51.100.0/24", "2001:db8:1::/64"] {
+            let family = if way.contains(':') { "-6" } else { "-4" };
+            wait_for("the peer has a way back", || {
+                !setting.outer.does(&["ip", family, "route", "show", way]).is_empty()
+            });
+        }
         Some(setting)
     }
 
