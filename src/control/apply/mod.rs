@@ -589,8 +589,8 @@ fn ends(running: &Running, next: &Blueprint, most: usize) -> Result<Ends, Refuse
     let namer = crate::verdict::Namer::new(&running.blueprint, &running.names);
     let visited = running.visit(&super::flows::Selection::default(), Task::copy, |_, visit, _| {
         let Task::Copy { v4, v6 } = &mut visit.task else { return false };
-        look(&mut found, &v4, running, next, &namer, most);
-        look(&mut found, &v6, running, next, &namer, most);
+        look(&mut found, v4, running, next, &namer, most);
+        look(&mut found, v6, running, next, &namer, most);
         v4.clear();
         v6.clear();
         true
