@@ -237,13 +237,6 @@ fn whose(steering: Option<&Steering>, meta: &Meta, frame: &Frame, key: Key, work
     }
 }
 
-/// Whether a packet's source is the broadcast address of a port's subnet.
-#[cold]
-fn is_from_everybody(routing: &Routing, meta: &Meta) -> bool {
-    let [a, b, c, d, ..] = meta.src;
-    meta.has(flag::IPV4) && matches!(routing.hops.at(routing.fib.lookup_v4([a, b, c, d])), Hop::Broadcast { .. })
-}
-
 impl<I: Io, O: Observer> Worker<I, O> {
     /// A worker over its ports.
     pub fn new(io: I, observer: O, setup: Setup) -> Worker<I, O> {
@@ -563,8 +556,6 @@ impl<I: Io, O: Observer> Worker<I, O> {
             let (frame, meta) = (&mut batch.frames[i], &mut batch.metas[i]);
             let answered = match (batch.answers[i], &self.routed) {
                 (Answer::Reject, _) => reject(frame, meta),
-                // RFC 1812 section 4.3.2.7: nobody is told who says to be everybody on a link.
-                (_, Some(routed)) if is_from_everybody(&routed.routing, meta) => false,
                 (answer, Some(routed)) if self.errors.has(now) => {
                     // RFC 1812 section 4.3.2.4: from an address of the port it leaves by, which is where the packet came in.
                     let (v4, v6) = (routed.routing.addresses.v4(meta.port), routed.routing.addresses.v6(meta.port));

@@ -135,9 +135,11 @@ fn what_cannot_go_on_is_answered_as_the_rfcs_say() {
 #[test]
 fn nobody_is_told_who_says_to_be_everybody_on_a_link() {
     let mut bench = router(PLAIN);
-    for (source, told) in [("10.0.0.5:9", true), ("10.0.0.255:9", false)] {
+    for (source, reason, told) in
+        [("10.0.0.5:9", "route.unreachable", true), ("10.0.0.255:9", "route.martian-source", false)]
+    {
         let ends = bench.push_all("lan", &[to_lan(Packet::udp(source, "203.0.113.130:53"))]);
-        assert_eq!((ends[0].reason(), ends.len() > 1), ("route.unreachable", told), "{source}");
+        assert_eq!((ends[0].reason(), ends.len() > 1), (reason, told), "{source}");
     }
 }
 
