@@ -241,27 +241,32 @@ fn rules(running: &Running, total: &Sheet, out: &mut Exposition) {
     }
 }
 
+/// Without connection tracking the families are there, and empty.
 fn flows(running: &Running, counted: Option<&Counted>, out: &mut Exposition) {
-    let Some((settings, _)) = &running.blueprint.conntrack else { return };
     let workers = running.workers.len();
-    let families = [("ipv4", settings.v4, settings.budget_v4), ("ipv6", settings.v6, settings.budget_v6)];
+    let families =
+        running.blueprint.conntrack.as_ref().map(|(settings, _)| {
+            [("ipv4", settings.v4, settings.budget_v4), ("ipv6", settings.v6, settings.budget_v6)]
+        });
+    let families = families.as_ref().map_or(&[][..], |families| families);
     let help = "Entries for flows, all workers together.";
     let mut family = out.family("flowgate_flow_table_entries", Kind::Gauge, help);
     families.iter().for_each(|(version, entries, _)| family.sample(&[("family", version)], entries * workers));
     let help = "How many of the entries flows may take that are half-open.";
     let mut family = out.family("flowgate_flow_table_half_open_entries", Kind::Gauge, help);
     families.iter().for_each(|(version, _, budget)| family.sample(&[("family", version)], budget * workers));
-    let Some(counted) = counted else { return };
     let help = "Entries in use when flows were last counted.";
     let mut family = out.family("flowgate_flow_table_used_entries", Kind::Gauge, help);
-    for version in ["ipv4", "ipv6"] {
-        family.sample(&[("family", version)], counted.flows["tables"][version]["used"].as_u64().unwrap_or(0));
+    for (version, ..) in families.iter().filter(|_| counted.is_some()) {
+        let used = counted.and_then(|counted| counted.flows["tables"][version]["used"].as_u64());
+        family.sample(&[("family", version)], used.unwrap_or(0));
     }
     let help = "Flows by protocol and state when they were last counted; of TCP both ends', or one if they agree.";
     let mut family = out.family("flowgate_flows", Kind::Gauge, help);
-    by_state(&counted.flows, &mut family);
+    counted.iter().for_each(|counted| by_state(&counted.flows, &mut family));
     let help = "When flows were last counted, in Unix time.";
-    out.family("flowgate_flows_counted_timestamp_seconds", Kind::Gauge, help).sample(&[], counted.at);
+    let mut family = out.family("flowgate_flows_counted_timestamp_seconds", Kind::Gauge, help);
+    counted.iter().for_each(|counted| family.sample(&[], counted.at));
 }
 
 /// Protocols without a name are one, so that whoever sends them all makes no metrics.
@@ -277,22 +282,26 @@ fn by_state(flows: &Value, family: &mut Family<'_>) {
     }
 }
 
+/// Where nothing is routed the families are there, and empty.
 fn routing(running: &Running, out: &mut Exposition) {
-    let Some(router) = &running.blueprint.router else { return };
-    let (counts, neighbors) = {
+    let found = running.blueprint.router.as_ref().map(|router| {
         let router = lock(router);
         let mut neighbors = BTreeMap::<&str, u64>::new();
         router.neighbors().iter().for_each(|row| *neighbors.entry(row.state.word()).or_default() += 1);
         (router.rib().counts(), neighbors)
-    };
+    });
+    let (counts, neighbors) = found.unzip();
     let mut family = out.family("flowgate_route_prefixes", Kind::Gauge, "Prefixes that are routed to.");
-    [("ipv4", counts.v4), ("ipv6", counts.v6)].iter().for_each(|(version, n)| family.sample(&[("family", version)], n));
+    let prefixes = counts.iter().flat_map(|counts| [("ipv4", counts.v4), ("ipv6", counts.v6)]);
+    prefixes.for_each(|(version, n)| family.sample(&[("family", version)], n));
     let mut family = out.family("flowgate_routes", Kind::Gauge, "Routes by where they come from.");
-    ORIGINS.iter().for_each(|(word, origin)| family.sample(&[("source", word)], counts.of(*origin)));
-    let help = "Routes for which there was no room.";
-    out.family("flowgate_routes_refused", Kind::Gauge, help).sample(&[], counts.refused + counts.starved);
+    for counts in &counts {
+        ORIGINS.iter().for_each(|(word, origin)| family.sample(&[("source", word)], counts.of(*origin)));
+    }
+    let mut family = out.family("flowgate_routes_refused", Kind::Gauge, "Routes for which there was no room.");
+    counts.iter().for_each(|counts| family.sample(&[], counts.refused + counts.starved));
     let mut family = out.family("flowgate_neighbors", Kind::Gauge, "Neighbors by state.");
-    neighbors.iter().for_each(|(state, n)| family.sample(&[("state", state)], n));
+    neighbors.iter().flatten().for_each(|(state, n)| family.sample(&[("state", state)], n));
 }
 
 fn buffers(running: &Running, out: &mut Exposition) {

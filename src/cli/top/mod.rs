@@ -58,7 +58,9 @@ impl Top {
     /// Runs the command.
     pub fn run(&self) -> ExitCode {
         if !(self.once || self.json) && !io::stdout().is_terminal() {
-            eprintln!("flowgate top: standard output is no terminal; --once prints once, --json an object for each look");
+            eprintln!(
+                "flowgate top: standard output is no terminal; --once prints once, --json an object for each look"
+            );
             return ExitCode::from(USAGE);
         }
         let watched = match self.once || self.json {
@@ -161,7 +163,9 @@ fn choose(choice: &mut Choice, key: KeyCode, shot: &Shot) {
     let columns = view::columns(choice.view, shot);
     match key {
         KeyCode::Char('s') => choice.sort = Some(choice.sort.map_or(0, |sort| (sort + 1) % columns)),
-        KeyCode::Char('S') => choice.sort = Some(choice.sort.map_or(columns - 1, |sort| (sort + columns - 1) % columns)),
+        KeyCode::Char('S') => {
+            choice.sort = Some(choice.sort.map_or(columns - 1, |sort| (sort + columns - 1) % columns))
+        }
         KeyCode::Char('r') => choice.reverse = !choice.reverse,
         KeyCode::Down => choice.from += 1,
         KeyCode::Up => choice.from = choice.from.saturating_sub(1),
@@ -250,7 +254,13 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         // Gone with the terminal, if it does not work.
-        let _ = execute!(io::stdout(), ResetColor, SetAttribute(Attribute::Reset), cursor::Show, terminal::LeaveAlternateScreen);
+        let _ = execute!(
+            io::stdout(),
+            ResetColor,
+            SetAttribute(Attribute::Reset),
+            cursor::Show,
+            terminal::LeaveAlternateScreen
+        );
         let _ = terminal::disable_raw_mode();
     }
 }

@@ -57,7 +57,9 @@ impl Shot {
     pub fn load(&self, worker: &Value) -> Option<f64> {
         let before = self.before("/workers", worker, &["worker"])?;
         let passed = |key: &str| worker["account"][key].as_u64()?.checked_sub(before["account"][key].as_u64()?);
-        passed("cycles").filter(|cycles| *cycles > 0).and_then(|cycles| Some(passed("busy-cycles")? as f64 / cycles as f64))
+        passed("cycles")
+            .filter(|cycles| *cycles > 0)
+            .and_then(|cycles| Some(passed("busy-cycles")? as f64 / cycles as f64))
     }
 
     /// Bits a second that a talker's flows carried, from one look at them to the next.

@@ -84,9 +84,9 @@ pub fn short(value: f64) -> String {
 fn time(seconds: f64) -> String {
     match seconds {
         s if s.is_infinite() => ">1s".into(),
-        s if s < 1e-3 => format!("{}us", (s * 1e6).round()),
-        s if s < 1.0 => format!("{}ms", (s * 1e3).round()),
-        s => format!("{s}s"),
+        s if s < 1e-3 => format!("<={}us", (s * 1e6).round()),
+        s if s < 1.0 => format!("<={}ms", (s * 1e3).round()),
+        s => format!("<={s}s"),
     }
 }
 
@@ -144,7 +144,8 @@ fn table(view: View, shot: &Shot) -> Table {
                     let pps = |key| rate(shot.rate_in("/ports", row, &["port"], key));
                     let bps = |key| rate(shot.rate_in("/ports", row, &["port"], key).map(|bytes| bytes * 8.0));
                     let missed = row["device"]["rx_missed"].as_u64().zip(row["device"]["rx_no_buffer"].as_u64());
-                    let link = Cell { look: if row["link"] == "up" { Look::Good } else { Look::Bad }, ..word(&row["link"]) };
+                    let link =
+                        Cell { look: if row["link"] == "up" { Look::Good } else { Look::Bad }, ..word(&row["link"]) };
                     vec![
                         word(&row["port"]),
                         link,
@@ -164,7 +165,9 @@ fn table(view: View, shot: &Shot) -> Table {
             sort: Some(1),
             rows: rows(&now["drops"])
                 .iter()
-                .map(|row| vec![word(&row["reason"]), rate(shot.drop_rate(row)), count(&row["packets"]), word(&row["doc"])])
+                .map(|row| {
+                    vec![word(&row["reason"]), rate(shot.drop_rate(row)), count(&row["packets"]), word(&row["doc"])]
+                })
                 .collect(),
         },
         View::Rules => Table {
@@ -176,7 +179,15 @@ fn table(view: View, shot: &Shot) -> Table {
                 .map(|row| {
                     let per_second = rate(shot.rate_in("/rules/most_hit", row, &["stage", "rule"], "/packets"));
                     let (packets, bytes, flows) = (count(&row["packets"]), count(&row["bytes"]), count(&row["flows"]));
-                    vec![word(&row["rule"]), word(&row["action"]), per_second, packets, bytes, flows, word(&row["stage"])]
+                    vec![
+                        word(&row["rule"]),
+                        word(&row["action"]),
+                        per_second,
+                        packets,
+                        bytes,
+                        flows,
+                        word(&row["stage"]),
+                    ]
                 })
                 .collect(),
         },
@@ -258,7 +269,8 @@ impl Table {
             false => (Look::Bold, padded(at, title)),
         };
         let mut lines: Vec<Line> = vec![self.titles.iter().enumerate().map(title).collect()];
-        let cells = |row: &Vec<Cell>| row.iter().enumerate().map(|(at, cell)| (cell.look, padded(at, &cell.text))).collect();
+        let cells =
+            |row: &Vec<Cell>| row.iter().enumerate().map(|(at, cell)| (cell.look, padded(at, &cell.text))).collect();
         lines.extend(shown.into_iter().map(cells));
         if self.rows.is_empty() {
             lines.push(vec![(Look::Soft, "nothing".into())]);
@@ -319,7 +331,13 @@ fn headline(shot: &Shot) -> Vec<Line> {
         let of = |key: &str| count(&now["flows"][key]).text;
         lines.push(vec![(
             Look::Plain,
-            format!("flows {} of {}   half-open {}   new {} per s", of("now"), of("entries"), of("half_open"), rates("/flows/new")),
+            format!(
+                "flows {} of {}   half-open {}   new {} per s",
+                of("now"),
+                of("entries"),
+                of("half_open"),
+                rates("/flows/new")
+            ),
         )]);
     }
     for worker in rows(&now["workers"]).iter().filter(|worker| worker["balanced"] != true) {
@@ -395,7 +413,10 @@ mod tests {
     }
 
     fn text(lines: &[Line]) -> String {
-        lines.iter().map(|line| line.iter().map(|(_, text)| text.as_str()).collect::<String>().trim_end().to_owned() + "\n").collect()
+        lines
+            .iter()
+            .map(|line| line.iter().map(|(_, text)| text.as_str()).collect::<String>().trim_end().to_owned() + "\n")
+            .collect()
     }
 
     const CHOICE: Choice = Choice { view: View::Overview, sort: None, reverse: false, from: 0 };
@@ -406,7 +427,7 @@ mod tests {
         let expected = "\
 flowgate 1.0  fw.toml  up 1d 02:03:04
 in 1.00k pps 512k bps   out 1.00k pps 0 bps   dropped 0 pps
-busiest worker 95.0%   latency p50 2us p99 2us   buffers 512 of 8,192
+busiest worker 95.0%   latency p50 <=2us p99 <=2us   buffers 512 of 8,192
 flows 3 of 64   half-open 1   new 2 per s
 
 port   link  in pps  out pps  in bps  out bps  not taken  missed

@@ -100,7 +100,8 @@ function chart(id, series, format, least = 1) {
   const tick = step(top), most = tick * Math.ceil(top / tick - 1e-9);
   const [left, right, above, below] = [62, 6, 6, 18];
   const last = entries.length ? entries[entries.length - 1].at : 0;
-  const span = KEPT * EVERY / 1000;
+  // As much as there is, a minute at least.
+  const span = Math.max(60, entries.length ? last - entries[0].at : 0), minutes = Math.max(1, Math.round(span / 60));
   const x = (at) => left + (width - left - right) * (1 - (last - at) / span);
   const y = (value) => above + (height - above - below) * (1 - value / most);
   pen.font = "11px system-ui, 'DejaVu Sans', sans-serif";
@@ -113,10 +114,10 @@ function chart(id, series, format, least = 1) {
     pen.textAlign = "right";
     pen.fillText(format(at).replace("bit/s", "b"), left - 6, y(at));
   }
-  for (const ago of [0, 60, 120, 180, 240, 300]) {
-    if (ago % 120 && width < 500) continue;
-    pen.textAlign = ago === 0 ? "right" : ago === 300 ? "left" : "center";
-    pen.fillText(ago ? "−" + ago / 60 + " min" : "now", x(last - ago), height - 7);
+  for (let back = 0; back <= minutes; back++) {
+    if (x(last - back * 60) < left - 1) continue;
+    pen.textAlign = back === 0 ? "right" : x(last - back * 60) < left + 20 ? "left" : "center";
+    pen.fillText(back ? "−" + back + " min" : "now", x(last - back * 60), height - 7);
   }
   const tints = series.map((line, at) => "--c" + (line.tint === undefined ? at : line.tint) % 8);
   series.forEach((line, at) => {
@@ -223,26 +224,26 @@ function draw() {
     { name: "half-open", of: (entry) => entry.view.flows && entry.view.flows.half_open },
     { name: "new/s", of: (entry) => entry.rates.fresh, dashed: true }], short);
 
-  table("ports", [["port"], ["link"], ["in/s", 1], ["out/s", 1], ["in", 1], ["out", 1], ["not taken", 1], ["missed", 1]],
+  table("ports", [["port"], ["link"], ["in/s", 1], ["out/s", 1], ["in bit/s", 1], ["out bit/s", 1], ["not taken", 1], ["missed", 1]],
     view.ports.map((port) => {
       const its = now ? now.ports.get(port.port) : {}, dev = port.device;
       const lost = dev ? dev.rx_missed + dev.rx_no_buffer : null;
       return [port.port, { text: port.link, kind: port.link === "up" ? "good" : "bad" }, short(its.rx), short(its.tx),
-        bits(its.rxBits), bits(its.txBits), { text: whole(port.tx_dropped), kind: port.tx_dropped ? "bad" : "" }, { text: whole(lost), kind: lost ? "bad" : "" }];
+        short(its.rxBits), short(its.txBits), { text: whole(port.tx_dropped), kind: port.tx_dropped ? "bad" : "" }, { text: whole(lost), kind: lost ? "bad" : "" }];
     }));
   const all = sum(worst.map((row) => row.packets));
   table("reasons", [["reason"], ["packets", 1], ["per s", 1]],
     worst.slice(0, 20).map((row) => [{ text: row.reason, kind: "name", share: row.packets / all }, whole(row.packets), short(now && now.drops.get(row.reason))]), "nothing was dropped");
   const rules = view.rules.most_hit.slice(0, 20), hits = sum(view.rules.most_hit.map((row) => row.packets));
   table("rules", [["rule"], ["action"], ["packets", 1], ["bytes", 1], ["flows", 1], ["per s", 1]],
-    rules.map((row) => [{ text: row.rule, kind: "name", share: hits ? row.packets / hits : 0 }, row.action, whole(row.packets), bytes(row.bytes), whole(row.flows),
+    rules.map((row) => [{ text: row.rule, kind: "name", share: hits ? row.packets / hits : 0 }, row.action, short(row.packets), bytes(row.bytes), whole(row.flows),
       short(now && now.rules.get(row.stage + "\n" + row.rule))]), "no rules");
   const flows = view.flows && view.flows.states ? [...view.flows.states].sort((a, b) => b.flows - a.flows) : [], every = sum(flows.map((row) => row.flows));
   table("states", [["protocol"], ["state"], ["flows", 1]],
     flows.slice(0, 20).map((row) => [row.protocol, { text: row.state, kind: "name", share: row.flows / every }, whole(row.flows)]), view.flows ? "no flows" : "connections are not tracked");
   $("states-note").textContent = view.flows && view.flows.counted_at ? `as of ${Math.max(0, view.at - view.flows.counted_at).toFixed(0)} s ago` : "";
   talkers(view);
-  table("workers", [["worker"], ["core", 1], ["load", 1], ["received", 1], ["sent", 1], ["dropped", 1], ["held", 1], ["account"]],
+  table("workers", [["worker"], ["core", 1], ["load", 1], ["received", 1], ["sent", 1], ["dropped", 1], ["held", 1], ["account", 1]],
     view.workers.map((worker, at) => [String(worker.worker), String(worker.core), percent(now && now.load[at]), short(worker.account.received), short(worker.account.sent),
       short(worker.account.dropped), whole(worker.account.held), worker.balanced ? { text: "closes", kind: "good" } : { text: "does not close", kind: "bad" }]));
 }
@@ -259,7 +260,7 @@ function talkers(view) {
   const most = Math.max(1, ...look.rows.map((row) => row.bytes));
   table("talkers", [["address"], ["bit/s", 1], ["bytes", 1], ["packets", 1], ["flows", 1]], look.rows.slice(0, 12).map((row) => {
     const speed = rate(row.bytes, (before.get(row.address) || {}).bytes, look.at - looks[0].at);
-    return [{ text: row.address, kind: "name", share: row.bytes / most }, bits(speed == null ? null : speed * 8), bytes(row.bytes), whole(row.packets), whole(row.flows)];
+    return [{ text: row.address, kind: "name", share: row.bytes / most }, short(speed == null ? null : speed * 8), bytes(row.bytes), whole(row.packets), whole(row.flows)];
   }), "no flows");
   const part = look.partial ? `of ${whole(look.seen)} flows, not all` : `of ${whole(look.seen)} flows`;
   $("talkers-note").textContent = `what live flows carried both ways, by who began them; ${part}, as of ${Math.max(0, view.at - look.at).toFixed(0)} s ago`;
