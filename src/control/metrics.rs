@@ -26,7 +26,8 @@ const LEVELS: [(&str, &str); 2] = [("conntrack", "flows"), ("conntrack", "half-o
 
 /// Writes all metrics; `counted` is what is known of flows by state.
 pub fn write(running: &Running, counted: Option<&Counted>, dialect: Dialect) -> String {
-    let sheets = running.sheets();
+    // The slow path's own sheet has no counters of stages.
+    let sheets: Vec<Sheet> = running.sheets().into_iter().chain(running.slow_sheet()).collect();
     let mut total = running.blueprint.layout.sheet();
     sheets.iter().for_each(|sheet| total.merge(sheet, &running.blueprint.layout));
     let mut out = Exposition::new(dialect);
@@ -122,7 +123,9 @@ fn ports(running: &Running, total: &Sheet, out: &mut Exposition) {
 }
 
 fn workers(running: &Running, sheets: &[Sheet], out: &mut Exposition) {
-    let numbers: Vec<String> = (0..sheets.len()).map(|worker| worker.to_string()).collect();
+    let workers = running.workers.len();
+    let name = |at: usize| if at < workers { at.to_string() } else { "slow path".into() };
+    let numbers: Vec<String> = (0..sheets.len()).map(name).collect();
     let mut family = out.family("flowgate_worker_info", Kind::Gauge, "Where a worker runs; always 1.");
     for (worker, number) in running.workers.iter().zip(&numbers) {
         family.sample(&[("worker", number), ("core", &worker.core.to_string())], 1);

@@ -19,10 +19,10 @@ const RULES: usize = 100;
 /// The whole of it.
 pub fn overview(running: &Running, counted: Option<&Counted>, talkers: Option<&Talkers>) -> Value {
     let at = now();
-    let sheets = running.sheets();
+    let (sheets, slow) = (running.sheets(), running.slow_sheet());
     let layout = &running.blueprint.layout;
     let mut total = layout.sheet();
-    sheets.iter().for_each(|sheet| total.merge(sheet, layout));
+    sheets.iter().chain(&slow).for_each(|sheet| total.merge(sheet, layout));
     let ports = running.ports.iter().zip(&running.blueprint.port_counters).map(|(port, first)| {
         let (state, of) = (port.state(), |which: usize| total.counters[first + which]);
         json!({
@@ -38,18 +38,13 @@ pub fn overview(running: &Running, counted: Option<&Counted>, talkers: Option<&T
         })
     });
     let ports: Vec<Value> = ports.collect();
-    let workers: Vec<Value> = running
-        .workers
-        .iter()
-        .zip(&sheets)
-        .enumerate()
-        .map(|(index, (worker, sheet))| {
-            json!({
-                "worker": index,
-                "core": worker.core,
-                "account": account(sheet),
-                "balanced": sheet.check_law(0).is_ok(),
-            })
+    let workers = running.workers.iter().zip(&sheets).enumerate();
+    let workers = workers.map(|(index, (worker, sheet))| (json!(index), Some(worker.core), sheet));
+    let workers = workers.chain(slow.iter().map(|sheet| (json!("slow path"), None, sheet)));
+    let workers: Vec<Value> = workers
+        .map(|(worker, core, sheet)| {
+            let balanced = sheet.check_law(0).is_ok();
+            json!({ "worker": worker, "core": core, "account": account(sheet), "balanced": balanced })
         })
         .collect();
     let drops: Vec<Value> = layout

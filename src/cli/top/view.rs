@@ -222,7 +222,7 @@ fn table(view: View, shot: &Shot) -> Table {
                     let (term, good) = (|key: &str| count(&row["account"][key]), row["balanced"] == true);
                     let (text, look) = if good { ("closes", Look::Good) } else { ("does not close", Look::Bad) };
                     vec![
-                        count(&row["worker"]),
+                        word(&row["worker"]),
                         count(&row["core"]),
                         share(shot.load(row)),
                         term("received"),

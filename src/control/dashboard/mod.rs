@@ -6,9 +6,12 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Json, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use super::api::{answer, problem, turn};
 use super::exposition::Dialect;
 use super::{Live, Running, census, metrics, overview};
 
@@ -23,9 +26,14 @@ const FILES: [(&str, &str, &str); 3] = [
     ("/dashboard.css", "text/css; charset=utf-8", include_str!("page.css")),
 ];
 
-/// `/`, what belongs to it, `/v1/overview` and `/metrics`.
-pub fn router() -> Router<Live> {
-    let mut router = Router::new().route("/v1/overview", get(overview)).route("/metrics", get(metrics));
+/// `/v1/overview` and `/metrics`.
+pub fn routes() -> OpenApiRouter<Live> {
+    OpenApiRouter::new().routes(routes!(overview)).routes(routes!(metrics))
+}
+
+/// `/` and what belongs to it.
+pub fn pages() -> Router<Live> {
+    let mut router = Router::new();
     for (path, kind, content) in FILES {
         let headers = [
             (header::CONTENT_TYPE, kind),
@@ -39,20 +47,37 @@ pub fn router() -> Router<Live> {
     router
 }
 
+/// All that the dashboard and `flowgate top` show, of one reading of the counters. Flows by state and talkers are some seconds old.
+#[utoipa::path(get, path = "/v1/overview", tag = "state", responses((status = 200, body = Object)))]
 async fn overview(State(running): State<Arc<Running>>) -> Response {
     let (counted, talkers) = tokio::join!(census::counted(&running), census::talkers(&running));
-    told(move || Json(overview::overview(&running, counted.as_deref(), talkers.as_deref())).into_response()).await
+    answer(move || Ok(overview::overview(&running, counted.as_deref(), talkers.as_deref()))).await
 }
 
+/// All counters for Prometheus, in OpenMetrics, or in its older text format for those who accept no other.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "state",
+    responses((status = 200, content(
+        (String = "application/openmetrics-text"),
+        (String = "text/plain"),
+    )))
+)]
 async fn metrics(State(running): State<Arc<Running>>, headers: HeaderMap) -> Response {
     let dialect = Dialect::accepted(headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()));
     let counted = census::counted(&running).await;
-    let text = move || metrics::write(&running, counted.as_deref(), dialect);
-    told(move || ([(header::CONTENT_TYPE, dialect.content_type())], text()).into_response()).await
-}
-
-/// Lets what asks devices and waits for locks happen beside the loop.
-async fn told(tell: impl FnOnce() -> Response + Send + 'static) -> Response {
-    let told = tokio::task::spawn_blocking(tell).await;
-    told.unwrap_or_else(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response())
+    let turn = match turn().await {
+        Ok(turn) => turn,
+        Err(refusal) => return refusal,
+    };
+    // Devices are asked, and locks waited for.
+    let text = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        metrics::write(&running, counted.as_deref(), dialect)
+    });
+    match text.await {
+        Ok(text) => ([(header::CONTENT_TYPE, dialect.content_type())], text).into_response(),
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
 }

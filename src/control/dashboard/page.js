@@ -217,7 +217,7 @@ function draw() {
   chart("bits", lines("rxBits", "txBits"), bits, 1000);
   const worst = [...view.drops].sort((a, b) => b.packets - a.packets);
   chart("drops", worst.slice(0, LINES).map((row) => ({ name: row.reason, of: (entry) => entry.rates.drops.get(row.reason) || 0 })), short);
-  chart("load", view.workers.slice(0, 8).map((worker, at) => ({ name: "worker " + at, of: (entry) => entry.rates.load[at] })), percent, 1);
+  chart("load", view.workers.filter((worker) => worker.core !== null).slice(0, 8).map((worker, at) => ({ name: "worker " + at, of: (entry) => entry.rates.load[at] })), percent, 1);
   $("flows-card").hidden = !view.flows;
   if (view.flows) chart("flows", [
     { name: "flows", of: (entry) => entry.view.flows && entry.view.flows.now },
@@ -244,7 +244,7 @@ function draw() {
   $("states-note").textContent = view.flows && view.flows.counted_at ? `as of ${Math.max(0, view.at - view.flows.counted_at).toFixed(0)} s ago` : "";
   talkers(view);
   table("workers", [["worker"], ["core", 1], ["load", 1], ["received", 1], ["sent", 1], ["dropped", 1], ["held", 1], ["account", 1]],
-    view.workers.map((worker, at) => [String(worker.worker), String(worker.core), percent(now && now.load[at]), short(worker.account.received), short(worker.account.sent),
+    view.workers.map((worker, at) => [String(worker.worker), worker.core === null ? "–" : String(worker.core), percent(now && now.load[at]), short(worker.account.received), short(worker.account.sent),
       short(worker.account.dropped), whole(worker.account.held), worker.balanced ? { text: "closes", kind: "good" } : { text: "does not close", kind: "bad" }]));
 }
 
