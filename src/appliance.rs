@@ -21,7 +21,7 @@ use crate::control::{DeviceCounters, LacpState, Live, MemberState, PortState, Po
 use crate::dpdk::eal::{self, Eal, EalConfig, Hugepages};
 use crate::dpdk::error::Error;
 use crate::dpdk::pool::Pool;
-use crate::dpdk::port::{Lacp, Member, Place, Port, PortConfig, RxQueue, TxQueue};
+use crate::dpdk::port::{Lacp, Member, Place, Port, PortConfig, QueueStat, RxQueue, TxQueue};
 use crate::dpdk::ring::{Consumer, Producer, ring};
 use crate::flow::file::Unfit;
 use crate::flow::fragments::SLOTS;
@@ -38,6 +38,7 @@ use crate::stage::conntrack::Tables;
 use crate::stage::pipeline::{self, Blueprint, follows};
 use crate::stage::restore::Saved;
 use crate::stats::{Layout, Sheet};
+use crate::worker::gauge::Gauge;
 use crate::worker::{self, HELD, Handoff, Mailbox, Own, Setup, Signals, Worker};
 
 /// Why the appliance did not start.
@@ -135,6 +136,10 @@ impl PortView for LivePort {
 
     fn link_up(&self) -> bool {
         self.with(|port| port.link().up).unwrap_or(false)
+    }
+
+    fn queues(&self) -> Vec<QueueStat> {
+        self.with(Port::queue_stats).unwrap_or_default()
     }
 }
 
@@ -242,8 +247,10 @@ impl Appliance {
                 mailbox: mailbox.clone(),
             });
             let (its_clock, its_signals) = (clock.clone(), signals.clone());
+            let sample = config.metrics.latency_sample.0 as u32;
             let launched = eal.launch(index, move || {
                 let mut worker = Worker::new(io, (), setup);
+                worker.measure(Gauge::new(sample, its_clock.clone()));
                 worker::run(&mut worker, &its_clock, &its_signals, &published, &mailbox, yields);
                 worker
             });
@@ -292,6 +299,7 @@ impl Appliance {
         views_of_ports.extend(vlans(config, &ports).map(|vlan| Arc::new(vlan) as Arc<dyn PortView>));
         let mut view = Running::new(config, blueprint, views, views_of_ports, links, tsc_hz, key);
         view.slow = slow.as_ref().map(|_| published);
+        view.pools = pools.iter().map(|(node, pool)| (*node, Arc::downgrade(pool))).collect();
         view.follow_links();
         let live = Live::new(view);
         let orders = slow.is_some().then_some(orders);

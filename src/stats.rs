@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use serde::Serialize;
 
+use crate::worker::gauge::{Burst, Latency};
+
 /// Why a packet was dropped: an index into the layout's reasons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(transparent)]
@@ -196,6 +198,8 @@ impl Layout {
         layout.reasons::<crate::packet::decode::Malformed>("decode");
         layout.reasons::<crate::flow::fragments::Drops>("fragment");
         layout.counters::<Account>("account");
+        layout.counters::<Burst>("burst");
+        layout.counters::<Latency>("latency");
         layout
     }
 

@@ -34,12 +34,14 @@ use crate::wire::ethernet::{Ethernet, Rewrite};
 mod adopt;
 mod cut;
 mod fragments;
+pub mod gauge;
 mod hold;
 mod own;
 
 pub use adopt::Next;
 
 use fragments::Following;
+use gauge::Gauge;
 use hold::Holding;
 pub use hold::ROOM as HELD;
 pub use own::Own;
@@ -223,6 +225,7 @@ pub struct Worker<I: Io, O: Observer = ()> {
     steering: Option<Arc<Steering>>,
     /// Where counters go from now on, if that has changed.
     newly_published: Option<Arc<Published>>,
+    gauge: Gauge,
 }
 
 /// The worker of `workers` that owns a packet whose hash is known and, of a fragment, whose datagram's facts.
@@ -288,6 +291,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
             asks,
             steering: blueprint.nat.as_ref().map(|nat| nat.steering.clone()),
             newly_published: None,
+            gauge: Gauge::default(),
             io,
         };
         worker.relay_by(relay.as_deref());
@@ -308,6 +312,11 @@ impl<I: Io, O: Observer> Worker<I, O> {
     fn passes_unread(&self, port: u8, out: u8) -> bool {
         let mtu = |port: u8| self.mtus[usize::from(port)];
         self.io.transmits(out) && mtu(port) <= mtu(out) && self.strip & (1 << port) == 0
+    }
+
+    /// Lets it take the time of packets; without, it takes none.
+    pub fn measure(&mut self, gauge: Gauge) {
+        self.gauge = gauge;
     }
 
     /// Its counters, complete after each turn.
@@ -355,7 +364,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
         for at in 0..self.receive.len() {
             let (port, relay) = self.receive[at];
             match relay {
-                Some((out, rewrite)) if links & (1 << out) != 0 => handled += self.relay(port, out, &rewrite),
+                Some((out, rewrite)) if links & (1 << out) != 0 => handled += self.relay(port, out, &rewrite, now),
                 _ => handled += self.receive(port, now),
             }
         }
@@ -370,12 +379,16 @@ impl<I: Io, O: Observer> Worker<I, O> {
 
     /// Forwards a burst unread.
     #[inline]
-    fn relay(&mut self, port: u8, out: u8, rewrite: &Rewrite) -> usize {
+    fn relay(&mut self, port: u8, out: u8, rewrite: &Rewrite, now: u64) -> usize {
         let (received, sent) = self.io.relay(port, out, self.burst, rewrite);
         if received > 0 {
             self.sheet.account(Account::Received, received as u64);
             self.sheet.account(Account::Processed, received as u64);
             self.sheet.account(Account::Sent, sent as u64);
+            gauge::burst(&mut self.sheet, received);
+            if sent > 0 && self.gauge.looks() {
+                self.gauge.note(now as u32, &mut self.sheet);
+            }
             self.count(port, port_counter::RX, received);
             self.count(out, port_counter::TX, sent);
             if sent < received {
@@ -398,6 +411,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
                 self.batch.frames[..received].iter_mut().for_each(strip_tag);
             }
             self.sheet.account(Account::Received, received as u64);
+            gauge::burst(&mut self.sheet, received);
             self.count(port, port_counter::RX, received);
             self.run(received, now);
         }
@@ -615,7 +629,11 @@ impl<I: Io, O: Observer> Worker<I, O> {
         if O::LISTENS {
             bits(batch.leaving).for_each(|i| self.observer.sent(&batch.frames[i], &batch.metas[i]));
         }
+        let came = batch.frames[0].rx_time;
         let sent = self.io.tx(carrier, &mut batch.frames[..len]);
+        if sent > 0 && self.gauge.looks() {
+            self.gauge.note(came, &mut self.sheet);
+        }
         self.sheet.account(Account::Sent, sent as u64);
         self.sheet.counters[self.port_counters[usize::from(carrier)] + port_counter::TX] += sent as u64;
         if sent < len {
@@ -721,7 +739,11 @@ impl<I: Io, O: Observer> Worker<I, O> {
                 let crowded = self.crowded & (1 << port) != 0;
                 let ports = crowded
                     .then(|| std::array::from_fn::<u8, BATCH, _>(|at| frames.get(at).map_or(port, |frame| frame.port)));
+                let came = frames[0].rx_time;
                 let sent = self.io.tx(port, frames);
+                if sent > 0 && self.gauge.looks() {
+                    self.gauge.note(came, &mut self.sheet);
+                }
                 self.sheet.account(Account::Sent, sent as u64);
                 self.sheet.counters[self.port_counters[usize::from(port)] + port_counter::TX] += sent as u64;
                 // All of them, less those that were refused: of a bond, these need not be the last.

@@ -16,6 +16,7 @@ pub mod run;
 pub mod show;
 pub mod table;
 pub mod test;
+pub mod top;
 
 /// Exit code: there are findings, such as mistakes in the file.
 pub const FINDINGS: u8 = 1;
@@ -51,6 +52,7 @@ enum Command {
     Rollback(apply::Rollback),
     History(apply::History),
     Set(apply::Set),
+    Top(top::Top),
 }
 
 /// Runs the command that the process's arguments name.
@@ -71,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Rollback(rollback) => rollback.run(),
         Command::History(history) => history.run(),
         Command::Set(set) => set.run(),
+        Command::Top(top) => top.run(),
     }
 }
 

@@ -16,6 +16,7 @@ pub mod api;
 pub mod kernel;
 mod lists;
 pub mod machine;
+pub mod metrics;
 pub mod names;
 pub mod neighbor;
 pub mod notation;
@@ -29,6 +30,7 @@ use api::Api;
 use kernel::Kernel;
 use lists::is_word;
 use machine::{Control, Eal, Memory, Worker};
+use metrics::Metrics;
 use names::Names;
 use neighbor::Neighbor;
 use port::Port;
@@ -58,6 +60,8 @@ pub struct Config {
     pub api: Api,
     /// `[kernel]`
     pub kernel: Kernel,
+    /// `[metrics]`
+    pub metrics: Metrics,
     /// `[eal]`
     pub eal: Eal,
     /// `[neighbor]`
@@ -96,6 +100,7 @@ pub const SECTIONS: &[(&str, &str, &[Key])] = &[
     ("[control]", "How the running process is asked, and what it prints.", Control::KEYS),
     ("[api]", "The API over the network: TLS, who may ask, and how much is taken from whom.", Api::KEYS),
     ("[kernel]", "The host's own network stack beside the datapath.", Kernel::KEYS),
+    ("[metrics]", "What is measured beside counting.", Metrics::KEYS),
     ("[eal]", "DPDK's own arguments.", Eal::KEYS),
     ("[neighbor]", "How neighbors are resolved by ARP and IPv6 neighbor discovery.", Neighbor::KEYS),
     (
@@ -233,6 +238,7 @@ fn read_root(mut root: Table<'_>, reader: &mut Reader<'_>) -> Config {
     let api = section::<Api>(&mut root, "api", reader);
     api.check(reader.mistakes);
     let kernel = section::<Kernel>(&mut root, "kernel", reader);
+    let metrics = section::<Metrics>(&mut root, "metrics", reader);
     let eal = section::<Eal>(&mut root, "eal", reader);
     let mut names = Names::default();
     let ports = ports::read_ports(&mut root, &mut names, reader);
@@ -278,6 +284,7 @@ fn read_root(mut root: Table<'_>, reader: &mut Reader<'_>) -> Config {
         control,
         api,
         kernel,
+        metrics,
         eal,
         neighbor,
         tests,

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use super::Running;
+use super::census::BySource;
 use crate::config::names::{Detail, Names, SELF, Service};
 use crate::config::notation::protocol_name;
 use crate::config::source::{At, Mistakes, Place, near_miss};
@@ -236,6 +237,19 @@ fn rules(name: &str, blueprint: &Blueprint) -> Result<Ranges<u16>, String> {
     }
 }
 
+/// An address and what the flows carried that it began, both ways.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Talker {
+    /// The address.
+    pub address: String,
+    /// Flows it began.
+    pub flows: u64,
+    /// Their packets.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum Refusal {
@@ -348,6 +362,37 @@ impl Running {
             .collect();
         let more = meant > rows.len();
         Ok(json!({ "flows": rows, "more": more, "tables": self.occupancy(&occupancy) }))
+    }
+
+    /// What flows carried, by the address that began them: of `most` flows or a few more, how many those were, and whether
+    /// there are others.
+    pub fn sum_by_source(&self, most: usize) -> Result<(usize, bool, BySource), Refusal> {
+        let (mut sums, mut seen, mut partial) = (BySource::new(), 0, false);
+        let mut add = |source: &[u8], body: &Body| {
+            let address = ip(source);
+            let talker =
+                sums.entry(address).or_insert_with(|| Talker { address: address.to_string(), ..Talker::default() });
+            talker.flows += 1;
+            talker.packets += body.packets(ORIGINAL) + body.packets(REPLY);
+            talker.bytes += body.bytes[ORIGINAL] + body.bytes[REPLY];
+        };
+        // As much of every worker.
+        let share = most.div_ceil(self.workers.len().max(1));
+        let (mut of, mut its) = (0, 0);
+        self.visit(&Selection::default(), Task::copy, |worker, visit, done| {
+            let Task::Copy { v4, v6 } = &mut visit.task else { return false };
+            if worker != of {
+                (of, its) = (worker, 0);
+            }
+            its += v4.len() + v6.len();
+            seen += v4.len() + v6.len();
+            v4.drain(..).for_each(|entry| add(entry.key().addresses().0, entry.body()));
+            v6.drain(..).for_each(|entry| add(entry.key().addresses().0, entry.body()));
+            let goes_on = its < share;
+            partial |= !goes_on && !done;
+            goes_on
+        })?;
+        Ok((seen, partial, sums))
     }
 
     /// How many flows are meant, by state and by rule.
@@ -481,9 +526,14 @@ impl Running {
 }
 
 fn address(bytes: &[u8]) -> String {
+    ip(bytes).to_string()
+}
+
+/// Four bytes are IPv4's, sixteen IPv6's, and there are no others.
+fn ip(bytes: &[u8]) -> IpAddr {
     match <[u8; 4]>::try_from(bytes) {
-        Ok(v4) => IpAddr::from(v4).to_string(),
-        Err(_) => <[u8; 16]>::try_from(bytes).map_or_else(|_| String::new(), |v6| IpAddr::from(v6).to_string()),
+        Ok(v4) => v4.into(),
+        Err(_) => <[u8; 16]>::try_from(bytes).unwrap_or_default().into(),
     }
 }
 

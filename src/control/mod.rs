@@ -11,7 +11,10 @@ use arc_swap::ArcSwap;
 use axum::extract::FromRef;
 
 use crate::config::Config;
+use crate::config::metrics::Metrics;
 use crate::config::names::Names;
+use crate::dpdk::pool::Pool;
+use crate::dpdk::port::QueueStat;
 use crate::explain::Explainer;
 use crate::packet::Meta;
 use crate::packet::steer::Key;
@@ -23,11 +26,16 @@ use crate::worker::{Ask, Mailbox, Question};
 pub mod access;
 pub mod api;
 pub mod apply;
+pub mod census;
 pub mod client;
+pub mod dashboard;
+pub mod exposition;
 pub mod flows;
 pub mod gate;
 pub mod listen;
 pub mod log;
+pub mod metrics;
+pub mod overview;
 pub mod pace;
 pub mod routes;
 pub mod serve;
@@ -35,6 +43,7 @@ pub mod slow;
 pub mod tls;
 
 use apply::Applier;
+use census::Census;
 
 /// What control knows of the running appliance. Shared with whoever answers questions.
 pub struct Running {
@@ -62,6 +71,12 @@ pub struct Running {
     pub interfaces: bool,
     /// By what packets are given to workers. A secret.
     pub key: Key,
+    /// What is measured, and told at once.
+    pub metrics: Metrics,
+    /// Packet buffers by NUMA node. They are not kept for being looked at.
+    pub pools: Vec<(u32, Weak<Pool>)>,
+    /// What was last found out by looking through all flows.
+    pub census: Census,
     /// One question at a time, so that answers find their asker; how many there were.
     asking: Arc<Mutex<u64>>,
 }
@@ -82,6 +97,10 @@ pub trait PortView: Send + Sync {
     fn state(&self) -> PortState;
     /// True if its link is up.
     fn link_up(&self) -> bool;
+    /// What the device counted by queue, if it does.
+    fn queues(&self) -> Vec<QueueStat> {
+        Vec::new()
+    }
 }
 
 /// A port as `show ports` reports it.
@@ -231,6 +250,9 @@ impl Running {
             names,
             interfaces,
             key,
+            metrics: config.metrics.clone(),
+            pools: Vec::new(),
+            census: Census::default(),
             asking,
         }
     }
@@ -254,6 +276,9 @@ impl Running {
             names: config.names.clone(),
             interfaces: former.interfaces,
             key: former.key,
+            metrics: config.metrics.clone(),
+            pools: former.pools.clone(),
+            census: Census::default(),
             asking: former.asking.clone(),
             blueprint,
         }

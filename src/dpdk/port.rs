@@ -463,6 +463,30 @@ impl Port {
         }
     }
 
+    /// The counters of its queues, as far as the device keeps any: its extended statistics called `rx_q0_packets` and the like.
+    pub fn queue_stats(&self) -> Vec<QueueStat> {
+        let id = self.inner.id;
+        let _control = lock(&CONTROL);
+        // SAFETY: without room nothing is written, and the number of counters is returned.
+        let count = unsafe { dpdk_sys::rte_eth_xstats_get_names(id, ptr::null_mut(), 0) };
+        let count = usize::try_from(count).unwrap_or(0);
+        let mut names = vec![dpdk_sys::rte_eth_xstat_name::default(); count];
+        let mut values = vec![dpdk_sys::rte_eth_xstat::default(); count];
+        // SAFETY: each writes at most `count` structures of ours.
+        let written = unsafe {
+            let named = dpdk_sys::rte_eth_xstats_get_names(id, names.as_mut_ptr(), count as u32);
+            named.min(dpdk_sys::rte_eth_xstats_get(id, values.as_mut_ptr(), count as u32))
+        };
+        // More than there was room for: nothing was written.
+        let written = usize::try_from(written).ok().filter(|written| *written <= count).unwrap_or(0);
+        let named = |value: &dpdk_sys::rte_eth_xstat| Some((names.get(usize::try_from(value.id).ok()?)?, value.value));
+        let read = |(name, value): (&dpdk_sys::rte_eth_xstat_name, u64)| {
+            let bytes: Vec<u8> = name.name.iter().map(|byte| *byte as u8).take_while(|byte| *byte != 0).collect();
+            queue_stat(std::str::from_utf8(&bytes).ok()?, value)
+        };
+        values[..written].iter().filter_map(named).filter_map(read).collect()
+    }
+
     /// True if the port receives frames for other stations.
     pub fn promiscuous(&self) -> bool {
         // SAFETY: no pointers.
@@ -582,6 +606,31 @@ impl TxQueue {
     }
 }
 
+/// A counter of a queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueStat {
+    /// True of a receive queue.
+    pub receives: bool,
+    /// The queue's number.
+    pub queue: u16,
+    /// What is counted: `packets`, `bytes`, `errors`.
+    pub what: String,
+    /// How many.
+    pub value: u64,
+}
+
+/// Reads `rx_q0_packets`.
+fn queue_stat(name: &str, value: u64) -> Option<QueueStat> {
+    let (receives, rest) = match name.strip_prefix("rx_q") {
+        Some(rest) => (true, rest),
+        None => (false, name.strip_prefix("tx_q")?),
+    };
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    let what = rest[digits..].trim_start_matches('_');
+    let known = matches!(what, "packets" | "bytes" | "errors");
+    known.then_some(QueueStat { receives, queue: rest[..digits].parse().ok()?, what: what.to_owned(), value })
+}
+
 /// `0000:3b:00.0`, or `3b:00.0` for domain 0.
 fn is_pci(name: &str) -> bool {
     let hex =
@@ -668,6 +717,16 @@ const _: () = assert!(mem::size_of::<dpdk_sys::rte_ether_addr>() == 6);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counters_of_queues_are_read_by_their_names() {
+        let read = |name| queue_stat(name, 7).map(|stat| (stat.receives, stat.queue, stat.what));
+        assert_eq!(read("rx_q0_packets"), Some((true, 0, "packets".into())));
+        assert_eq!(read("tx_q12bytes"), Some((false, 12, "bytes".into())));
+        for other in ["rx_good_packets", "rx_q_packets", "rx_q0_xdp_drops", "rx_q70000_packets", "q0_packets", ""] {
+            assert_eq!(read(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn pci_addresses_are_told_from_vdevs() {

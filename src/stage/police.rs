@@ -183,9 +183,9 @@ fn plan_limit(i: usize, limit: &Limit, cx: &mut PlanCx<'_>) -> Option<Compiled> 
         .map(|(name, _)| {
             let scope = format!("{}/{}{name}", cx.instance, limit.name.value);
             let first = cx.layout.counter(&scope, "passed-packets", Unit::Count, "Packets within the limit.");
-            cx.layout.counter(&scope, "passed-bytes", Unit::Bytes, "Their bytes.");
+            cx.layout.counter(&scope, "passed-bytes", Unit::Bytes, "Bytes within the limit.");
             cx.layout.counter(&scope, "dropped-packets", Unit::Count, "Packets above the limit.");
-            cx.layout.counter(&scope, "dropped-bytes", Unit::Bytes, "Their bytes.");
+            cx.layout.counter(&scope, "dropped-bytes", Unit::Bytes, "Bytes above the limit.");
             first
         })
         .collect();

@@ -54,7 +54,8 @@ pub fn declared() -> (Router<Live>, Value) {
         .merge(explain::routes())
         .merge(routes::routes())
         .merge(flows::routes())
-        .merge(super::apply::api::routes());
+        .merge(super::apply::api::routes())
+        .merge(super::dashboard::routes());
     let (router, document) = all.split_for_parts();
     (router, complete(serde_json::to_value(document).unwrap_or_default()))
 }
@@ -89,6 +90,7 @@ pub fn router(live: Live, gate: Arc<Gate>) -> Router {
     let kind = [(header::CONTENT_TYPE, "application/json")];
     router
         .route("/v1/openapi.json", routing::get(|| async move { (kind, document) }))
+        .merge(super::dashboard::pages())
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is no such resource") })
         .method_not_allowed_fallback(|| async {
             problem(StatusCode::METHOD_NOT_ALLOWED, "the resource has no such method")

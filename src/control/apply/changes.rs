@@ -154,6 +154,7 @@ fn needs_restart(path: &[Step]) -> bool {
     match key(0) {
         "worker" | "memory" | "eal" | "kernel" | "control" | "api" => true,
         "port" => !matches!(key(2), "zone" | "address") || key(4) == "mac",
+        "metrics" => key(1) == "latency_sample",
         "neighbor" => key(1) != "static",
         "route" => matches!(key(1), "routes_v4" | "routes_v6"),
         "conntrack" => key(1) == "limit" && key(2) == "half_open",
