@@ -61,6 +61,7 @@ impl Gate {
     }
 
     /// Whether the request may be answered; else what it is told.
+    #[expect(clippy::result_large_err, reason = "made once a request, and sent at once")]
     fn judge(&self, request: &Request) -> Result<(), Response> {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         if reads && self.open.iter().any(|open| open == request.uri().path()) {

@@ -298,7 +298,7 @@ fn routing(running: &Running, out: &mut Exposition) {
     let prefixes = counts.iter().flat_map(|counts| [("ipv4", counts.v4), ("ipv6", counts.v6)]);
     prefixes.for_each(|(version, n)| family.sample(&[("family", version)], n));
     let mut family = out.family("flowgate_routes", Kind::Gauge, "Routes by where they come from.");
-    for counts in &counts {
+    if let Some(counts) = &counts {
         ORIGINS.iter().for_each(|(word, origin)| family.sample(&[("source", word)], counts.of(*origin)));
     }
     let mut family = out.family("flowgate_routes_refused", Kind::Gauge, "Routes for which there was no room.");
