@@ -8,9 +8,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::packet::Meta;
 use crate::packet::meta::flag;
 use crate::packet::translate::Tuple;
+use crate::packet::{Meta, SELF_PORT};
 use crate::wire::{icmpv4, icmpv6, protocol};
 
 use super::tcp::{States, Tcp};
@@ -468,6 +468,10 @@ fn facts_of<E: Entry>(entry: &E, key: &E::Key) -> Meta {
     if scope.wire != 0 && scope.domain != 0 {
         facts.vlan = scope.domain - 1;
         facts.flags |= flag::VLAN;
+    }
+    if facts.port == SELF_PORT {
+        // By which interface the kernel sends it.
+        facts.vlan = body.out[ORIGINAL].into();
     }
     facts
 }

@@ -242,7 +242,8 @@ impl Saved<'_> {
     /// An entry as this process would have it: its port's number and scope, hash, and no more time than flows have.
     fn moved<E: Entry>(&self, entry: &E, key: Key, now: u32) -> E {
         let mut body = *entry.body();
-        body.ingress = body.ingress.map(|port| self.ports.get(usize::from(port)).copied().unwrap_or(NO_PORT));
+        let here = |port: u8| self.ports.get(usize::from(port)).copied().unwrap_or(NO_PORT);
+        (body.ingress, body.out) = (body.ingress.map(here), body.out.map(here));
         body.flags &= !mark::LIMITED;
         let life = self.settings.timeouts[body.class() as usize];
         body.expires = now.wrapping_add(body.expires.wrapping_sub(now).min(life));

@@ -217,6 +217,19 @@ impl Bench {
         ends.into_iter().map(|(bytes, meta, reason)| self.end(bytes, &meta, reason)).collect()
     }
 
+    /// Lets the box itself send a frame by a port, and says where it ended.
+    pub fn send(&mut self, by: &str, bytes: &[u8]) -> End {
+        let by = self.port(by);
+        self.worker.send_for_box(by, bytes, self.now);
+        self.now += 1_000;
+        for port in 0..self.ports.len() {
+            while self.worker.io().pull(port as u8, |_| ()).is_some() {}
+        }
+        let (bytes, meta, reason) = self.worker.observer().ends.pop_front().expect("the frame ended");
+        self.created = self.worker.sheet().of(Account::Created);
+        self.end(bytes, &meta, reason)
+    }
+
     /// Lets control's side of routing do something, and then what is due; the frames it sends are the result. The next packets
     /// find what it has changed.
     pub fn route(&mut self, work: impl FnOnce(&mut Router, u64)) -> Vec<(u8, Vec<u8>)> {

@@ -123,7 +123,7 @@ impl Lab {
         signal(name, process);
         let child = &mut self.processes[at];
         wait_for(&format!("process {process} ends"), || child.try_wait().expect("its own child").is_some());
-        self.processes.remove(at);
+        let _ = self.processes.remove(at).wait();
     }
 
     /// Starts a server in a namespace and waits until it listens on a TCP port.

@@ -7,6 +7,7 @@ use crate::route::{Gateway, Route as Path, Source, Target};
 use crate::testkit::bench::{Bench, End};
 use crate::testkit::packets::{Packet, batch, give_back};
 use crate::wire::checksum;
+use crate::wire::tcp::{ACK, SYN};
 
 const HOST: [u8; 6] = [2, 1, 1, 1, 1, 1];
 const PEER: [u8; 6] = [2, 2, 2, 2, 2, 2];
@@ -355,5 +356,25 @@ fn options_that_cannot_be_read_are_reported() {
             let ends = bench.push_all("lan", &[silent]);
             assert_eq!(ends.iter().map(End::reason).collect::<Vec<_>>(), ["decode.bad-option"]);
         }
+    }
+}
+
+#[test]
+fn what_the_box_began_goes_on_when_routes_change() {
+    let rules = "[acl]\n[[acl.rule]]\nname = 'bgp'\nfrom = ['self']\nto = ['outside']\nservice = ['tcp/179']\naction = 'allow'\n";
+    let mut bench = router(&format!("[pipeline]\nstages = ['conntrack', 'route', 'acl']\n{rules}"));
+    let there = Packet::tcp("192.0.2.1:40000", "192.0.2.2:179").macs(mac(1), PEER);
+    let back = Packet::tcp("192.0.2.2:179", "192.0.2.1:40000").macs(PEER, mac(1));
+    assert_eq!(bench.send("wan", &there.clone().flags(SYN).sequence(1).bytes()).reason(), "sent");
+    let answer = back.clone().flags(SYN | ACK).sequence(9).acknowledgment(2).bytes();
+    assert_eq!(bench.push("wan", &answer).reason(), "sent");
+    assert_eq!(bench.send("wan", &there.flags(ACK).sequence(2).acknowledgment(10).bytes()).reason(), "sent");
+    let says = back.flags(ACK).sequence(10).acknowledgment(2).payload(&[0; 100]).bytes();
+    for n in 0..3 {
+        bench.route(|router, _| {
+            router.route(Source::Kernel, &path(&format!("100.64.{n}.0/24"), via("192.0.2.2")), true)
+        });
+        let End::Sent { port, .. } = bench.push("wan", &says) else { panic!("after {n} more routes") };
+        assert_eq!(port, "self");
     }
 }
