@@ -197,7 +197,7 @@ pub struct Table {
     pub used: u64,
     /// Flows that it can hold.
     pub entries: u64,
-    /// Ends that translations take in it.
+    /// Those of them that are translated.
     pub translated: u64,
     /// Half-open ones that it holds.
     pub half_open: u64,
