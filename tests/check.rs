@@ -71,6 +71,8 @@ fn a_good_file_is_summed_up() {
     let expected = "tests/config/good.toml is good: 2 ports (lan, wan), 1 worker, 1 stage (cross), 0 rules.\n";
     assert!(text.starts_with(expected), "{text}");
     assert_eq!(flowgate(&["check", "tests/config/good.toml", "--json"]).stdout, b"[]\n");
+    let output = flowgate(&["check", "config/api.toml", "--deny-warnings"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 /// The rules of `tests/config/lint.toml` that do nothing: (line, kind, witness, lines of the rules involved).

@@ -14,9 +14,8 @@ use super::report::Refusal;
 use super::show::{cell, rows};
 use super::table;
 use super::{ENVIRONMENT, FINDINGS};
-use crate::config::DEFAULT_SOCKET;
 use crate::control::apply::api::{Back, Change, Offer};
-use crate::control::client;
+use crate::control::client::{self, Server};
 
 /// How long compiling large policies may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -26,9 +25,8 @@ const TROUBLE: u8 = 2;
 /// Whom to ask, and how to answer.
 #[derive(Args, Debug)]
 pub struct Asking {
-    /// The control socket.
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
-    socket: PathBuf,
+    #[command(flatten)]
+    server: Server,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -167,8 +165,8 @@ fn offer(command: &str, path: &PathBuf, as_json: bool) -> Result<Offer, ExitCode
 /// Sends a question; what is refused is printed.
 fn ask(command: &str, asking: &Asking, resource: &str, question: Option<&Value>) -> Result<Value, ExitCode> {
     let answer = match question {
-        Some(question) => client::post(&asking.socket, resource, question, PATIENCE),
-        None => client::ask(&asking.socket, resource),
+        Some(question) => client::post(&asking.server, resource, question, PATIENCE),
+        None => client::ask(&asking.server, resource),
     };
     answer.map_err(|message| {
         if asking.json {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::check::examine;
 use super::{ENVIRONMENT, FINDINGS, USAGE};
 use crate::config::notation::SYNTAX;
-use crate::control::client;
+use crate::control::client::{self, Server};
 use crate::explain::{self, Explainer};
 use crate::io::capture::{Packet, Reader};
 
@@ -38,9 +38,8 @@ pub struct Explain {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// The running process's control socket.
-    #[arg(long, default_value = crate::config::DEFAULT_SOCKET)]
-    socket: PathBuf,
+    #[command(flatten)]
+    server: Server,
 }
 
 /// An exit code, and what to say.
@@ -98,7 +97,7 @@ impl Explain {
             }
             (None, None) => return Err((USAGE, format!("expected a packet: {SYNTAX}"))),
         };
-        client::post(&self.socket, "/v1/explain", &question, client::PATIENCE).map_err(|message| (ENVIRONMENT, message))
+        client::post(&self.server, "/v1/explain", &question, client::PATIENCE).map_err(|message| (ENVIRONMENT, message))
     }
 
     /// The packet of the file that was asked for.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::ENVIRONMENT;
 use super::show::{cell, rows};
 use super::table::{self, grouped};
-use crate::control::client::{self, LONG};
+use crate::control::client::{self, LONG, Server};
 use crate::control::flows::{Query, Selection, Sort};
 use crate::flow::file::{Chunk, Reader};
 
@@ -49,12 +49,12 @@ impl Which {
     }
 
     /// Asks for the flows, `top` of them at most.
-    pub fn ask(&self, socket: &Path, top: usize) -> Result<Value, String> {
+    pub fn ask(&self, server: &Server, top: usize) -> Result<Value, String> {
         match self.count {
-            Some(_) => client::post(socket, "/v1/flows/count", &json!(self.flows), LONG),
+            Some(_) => client::post(server, "/v1/flows/count", &json!(self.flows), LONG),
             None => {
                 let query = Query { flows: self.flows.clone(), sort: self.sort, limit: top };
-                client::post(socket, "/v1/flows", &json!(query), LONG)
+                client::post(server, "/v1/flows", &json!(query), LONG)
             }
         }
     }
@@ -156,9 +156,8 @@ pub struct Flush {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// The running process's control socket.
-    #[arg(long, default_value = crate::config::DEFAULT_SOCKET)]
-    socket: PathBuf,
+    #[command(flatten)]
+    server: Server,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -172,7 +171,7 @@ impl Flush {
     pub fn run(&self) -> ExitCode {
         let Flushed::Flows = self.what;
         let question = json!({ "flows": self.flows, "all": self.all });
-        match client::post(&self.socket, "/v1/flows/flush", &question, LONG) {
+        match client::post(&self.server, "/v1/flows/flush", &question, LONG) {
             Ok(value) if self.json => println!("{value:#}"),
             Ok(value) => println!("{} flows removed", cell(&value["removed"])),
             Err(message) => return refuse("flush", &message),
@@ -199,20 +198,19 @@ enum Command {
     Save {
         /// The file. It is replaced at once, when all of it is there.
         file: PathBuf,
-        /// The running process's control socket.
-        #[arg(long, default_value = crate::config::DEFAULT_SOCKET)]
-        socket: PathBuf,
+        #[command(flatten)]
+        server: Server,
     },
 }
 
 impl Flows {
     /// Runs the command.
     pub fn run(&self) -> ExitCode {
-        let Command::Save { file, socket } = &self.command;
+        let Command::Save { file, server } = &self.command;
         let mut beside = file.clone().into_os_string();
         beside.push(format!(".{}", std::process::id()));
         let beside = PathBuf::from(beside);
-        match save(socket, &beside, file) {
+        match save(server, &beside, file) {
             Ok(flows) => println!("{}: {} flows", file.display(), grouped(flows)),
             Err(message) => {
                 // It may not be there yet.
@@ -225,12 +223,12 @@ impl Flows {
 }
 
 /// Saves to a file beside, reads it to the end to see that it is whole, and puts it in place. Returns the number of flows.
-fn save(socket: &Path, beside: &Path, file: &Path) -> Result<u64, String> {
+fn save(server: &Server, beside: &Path, file: &Path) -> Result<u64, String> {
     let failed = |error: std::io::Error| format!("cannot write {}: {error}", file.display());
     // Who talks to whom is nobody else's business.
     let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(beside).map_err(failed)?;
     let mut out = BufWriter::new(new);
-    client::download(socket, "/v1/flows/file", &mut out)?;
+    client::download(server, "/v1/flows/file", &mut out)?;
     let new = out.into_inner().map_err(|error| failed(error.into_error()))?;
     new.sync_all().map_err(failed)?;
     let broken = |error| format!("what came is not whole: {error}");

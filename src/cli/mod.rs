@@ -16,6 +16,7 @@ pub mod run;
 pub mod show;
 pub mod table;
 pub mod test;
+mod token;
 pub mod top;
 
 /// Exit code: there are findings, such as mistakes in the file.
@@ -46,6 +47,7 @@ enum Command {
     Test(test::Test),
     Flush(flows::Flush),
     Flows(flows::Flows),
+    Token(token::Token),
     Diff(apply::Diff),
     Apply(apply::Apply),
     Confirm(apply::Confirm),
@@ -67,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Test(test) => test.run(),
         Command::Flush(flush) => flush.run(),
         Command::Flows(flows) => flows.run(),
+        Command::Token(token) => token.run(),
         Command::Diff(diff) => diff.run(),
         Command::Apply(apply) => apply.run(),
         Command::Confirm(confirm) => confirm.run(),

@@ -1,6 +1,5 @@
 //! `flowgate show`: what the running process knows, as tables for people or JSON for scripts.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
@@ -10,7 +9,7 @@ use super::flows::Which;
 use super::routes;
 use super::table::{self, grouped};
 use super::{ENVIRONMENT, USAGE};
-use crate::control::client;
+use crate::control::client::{self, Server};
 use crate::control::routes::Routes;
 
 /// Ask the running flowgate.
@@ -33,9 +32,8 @@ pub struct Show {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// The running process's control socket.
-    #[arg(long, default_value = crate::config::DEFAULT_SOCKET)]
-    socket: PathBuf,
+    #[command(flatten)]
+    server: Server,
     #[command(flatten)]
     flows: Which,
 }
@@ -80,7 +78,7 @@ impl Show {
             return ExitCode::from(USAGE);
         }
         let many = self.top.unwrap_or(MANY);
-        let ask = |resource: &str| client::ask(&self.socket, resource);
+        let ask = |resource: &str| client::ask(&self.server, resource);
         let asked = match self.what {
             What::Ports => ask("/v1/ports"),
             What::Workers => ask("/v1/workers"),
@@ -89,12 +87,12 @@ impl Show {
             What::Rules => ask("/v1/rules"),
             What::Config => ask("/v1/config"),
             What::Talkers => ask(&format!("/v1/stages/{}", self.stage.as_deref().unwrap_or("talkers"))),
-            What::Flows => self.flows.ask(&self.socket, self.top()),
+            What::Flows => self.flows.ask(&self.server, self.top()),
             What::Routes => {
                 let query = Routes { to: self.to.clone(), source: source.map(str::to_owned), limit: many };
-                client::post(&self.socket, "/v1/routes", &json!(query), client::PATIENCE)
+                client::post(&self.server, "/v1/routes", &json!(query), client::PATIENCE)
             }
-            What::Neighbors => client::post(&self.socket, "/v1/neighbors", &json!({ "limit": many }), client::PATIENCE),
+            What::Neighbors => client::post(&self.server, "/v1/neighbors", &json!({ "limit": many }), client::PATIENCE),
         };
         let value = match asked {
             Ok(value) => value,

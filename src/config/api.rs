@@ -98,3 +98,42 @@ impl Api {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+    use crate::config::source::Source;
+
+    fn mistakes(api: &str) -> Vec<String> {
+        let text = format!(
+            "[[port]]\nname = 'lan'\ndevice = 'net_null0'\n[[port]]\nname = 'wan'\ndevice = 'net_null1'\n\
+             [pipeline]\nstages = ['cross']\n[cross]\nwire = [{{ ports = ['lan', 'wan'] }}]\n[api]\n{api}"
+        );
+        let (_, mistakes) = Config::read(&Source::new("t", &text));
+        mistakes.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn an_api_that_nobody_may_use_or_anybody_overhear_is_a_mistake() {
+        let tls = "certificate = 'a'\nkey = 'b'\ntokens = 'c'\n";
+        for good in [
+            "".to_owned(),
+            format!("listen = ['0.0.0.0:8443', '[::]:8443']\n{tls}"),
+            "listen = ['[::1]:80', '127.0.0.2:80']\ntls = false\nopen = ['/metrics']".into(),
+        ] {
+            assert_eq!(mistakes(&good), Vec::<String>::new(), "{good}");
+        }
+        for (bad, what) in [
+            (format!("listen = ['[::]:1', '[::]:1']\n{tls}"), "stands twice"),
+            ("listen = ['[::]:1']\ntls = false\ntokens = 'c'".into(), "plain HTTP on [::]:1"),
+            ("listen = ['[::]:1']\ntokens = 'c'".into(), "TLS wants a certificate"),
+            ("listen = ['[::1]:1']\ntls = false\nclient_ca = 'c'".into(), "knows no certificates"),
+            ("listen = ['[::1]:1']\ntls = false".into(), "nobody may ask"),
+            ("listen = ['localhost:1']".into(), "expected an address and a port"),
+            ("open = ['metrics']".into(), "expected a path"),
+        ] {
+            let found = mistakes(&bad);
+            assert!(found.len() == 1 && found[0].contains(what), "{bad}: {found:?}");
+        }
+    }
+}

@@ -9,8 +9,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde_json::{Value, json};
-
 use super::Running;
 use super::census::BySource;
 use crate::config::names::{Detail, Names, SELF, Service};
@@ -103,6 +101,152 @@ pub struct Query {
     pub sort: Option<Sort>,
     /// How many at most.
     pub limit: usize,
+}
+
+/// Flows, some of those that are meant.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = Flows)]
+pub struct Shown {
+    /// As many as asked for.
+    pub flows: Vec<Flow>,
+    /// True if there are more.
+    pub more: bool,
+    /// How full the tables are.
+    pub tables: Tables,
+}
+
+/// A flow, as its first packet saw it.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+pub struct Flow {
+    /// The protocol's name, or its number.
+    pub protocol: String,
+    /// Where it came from.
+    pub source: String,
+    /// The port it came from, if the protocol has ports.
+    pub source_port: Option<u16>,
+    /// Where it went.
+    pub destination: String,
+    /// The port it went to, if the protocol has ports.
+    pub destination_port: Option<u16>,
+    /// An echo's identifier.
+    pub id: Option<u16>,
+    /// Its ends behind a translation, if it has one.
+    pub translated: Option<Ends>,
+    /// The VLAN it is in.
+    pub vlan: Option<u16>,
+    /// Its state, of TCP both ends'.
+    pub state: String,
+    /// The word of `[conntrack.timeout]` by which it is forgotten.
+    pub class: String,
+    /// True until it is answered and, of TCP, open.
+    pub half_open: bool,
+    /// How closely it is held to its protocol.
+    pub tracking: String,
+    /// The port its first packet arrived on.
+    pub from: Option<String>,
+    /// The port its first packet left by.
+    pub to: Option<String>,
+    /// The zone of the one.
+    pub from_zone: Option<String>,
+    /// The zone of the other.
+    pub to_zone: Option<String>,
+    /// The rule that admitted it.
+    pub rule: Option<String>,
+    /// Packets there, and back.
+    pub packets: [u64; 2],
+    /// Bytes there, and back.
+    pub bytes: [u64; 2],
+    /// Seconds since its first packet.
+    pub age: f64,
+    /// Seconds until it is forgotten.
+    pub expires_in: f64,
+    /// The worker that has it.
+    pub worker: usize,
+}
+
+/// What a flow's ends are translated to.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = FlowEnds)]
+pub struct Ends {
+    /// The source it has behind the box.
+    pub source: String,
+    /// That source's port.
+    pub source_port: Option<u16>,
+    /// The destination it has behind the box.
+    pub destination: String,
+    /// That destination's port.
+    pub destination_port: Option<u16>,
+    /// An echo's identifier.
+    pub id: Option<u16>,
+}
+
+/// How full the flow tables are.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+pub struct Tables {
+    /// Of IPv4 flows.
+    pub ipv4: Table,
+    /// Of IPv6 flows.
+    pub ipv6: Table,
+}
+
+/// How full a flow table is; zero throughout if no flows were looked at.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = FlowTable)]
+pub struct Table {
+    /// Flows that it holds.
+    pub used: u64,
+    /// Flows that it can hold.
+    pub entries: u64,
+    /// Those of them that are translated.
+    pub translated: u64,
+    /// Half-open ones that it holds.
+    pub half_open: u64,
+    /// Half-open ones that it may hold.
+    pub half_open_budget: u64,
+}
+
+/// How many flows there are.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = FlowCounts)]
+pub struct Census {
+    /// All that are meant.
+    pub flows: u64,
+    /// By state.
+    pub states: Vec<OfState>,
+    /// By rule.
+    pub rules: Vec<OfRule>,
+    /// How full the tables are.
+    pub tables: Tables,
+}
+
+/// Flows in a state.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+pub struct OfState {
+    /// Their protocol.
+    pub protocol: String,
+    /// Their state.
+    pub state: String,
+    /// How many.
+    pub flows: u64,
+}
+
+/// Flows admitted by a rule.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+pub struct OfRule {
+    /// Its stage; null if the rule is gone.
+    pub stage: Option<String>,
+    /// Its name.
+    pub rule: Option<String>,
+    /// How many.
+    pub flows: u64,
+}
+
+/// What was removed.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = FlowsRemoved)]
+pub struct Flushed {
+    /// Flows.
+    pub removed: u64,
 }
 
 impl Selection {
@@ -314,7 +458,7 @@ impl Running {
     }
 
     /// Flows that are meant, sorted, as many as asked for.
-    pub fn show_flows(&self, query: &Query) -> Result<Value, Refusal> {
+    pub fn show_flows(&self, query: &Query) -> Result<Shown, Refusal> {
         if query.limit > MOST {
             let message = format!("--top: an answer holds {MOST} flows at most; say which you mean, or save them all");
             return Err(Refusal::Question(message));
@@ -353,7 +497,7 @@ impl Running {
             found.sort_by_key(rank);
         }
         found.truncate(query.limit);
-        let rows: Vec<Value> = found
+        let rows: Vec<Flow> = found
             .iter()
             .map(|found| match &found.entry {
                 Copied::V4(entry) => self.row(found.worker, entry, now),
@@ -361,7 +505,7 @@ impl Running {
             })
             .collect();
         let more = meant > rows.len();
-        Ok(json!({ "flows": rows, "more": more, "tables": self.occupancy(&occupancy) }))
+        Ok(Shown { flows: rows, more, tables: occupancy_of(&occupancy) })
     }
 
     /// What flows carried, by the address that began them: of `most` flows or a few more, how many those were, and whether
@@ -396,7 +540,7 @@ impl Running {
     }
 
     /// How many flows are meant, by state and by rule.
-    pub fn count_flows(&self, selection: &Selection) -> Result<Value, Refusal> {
+    pub fn count_flows(&self, selection: &Selection) -> Result<Census, Refusal> {
         let rules = self.blueprint.rules.all();
         let mut total = Counts::new(rules.len());
         let mut occupancy = vec![[Occupancy::default(); 2]; self.workers.len()];
@@ -408,21 +552,26 @@ impl Running {
             }
             true
         })?;
-        let states = total
-            .states()
-            .map(|(proto, state, flows)| json!({ "protocol": protocol_name(proto), "state": state, "flows": flows }));
-        let states: Vec<Value> = states.collect();
+        let states =
+            total.states().map(|(proto, state, flows)| OfState { protocol: protocol_name(proto), state, flows });
         let of_rules = total.rules.iter().enumerate().filter(|(_, flows)| **flows > 0).map(|(slot, flows)| {
             let rule = rules.get(slot);
-            json!({ "stage": rule.map(|rule| &rule.stage), "rule": rule.map(|rule| &rule.name), "flows": flows })
+            OfRule {
+                stage: rule.map(|rule| rule.stage.clone()),
+                rule: rule.map(|rule| rule.name.clone()),
+                flows: *flows,
+            }
         });
-        let of_rules: Vec<Value> = of_rules.collect();
-        let flows: u64 = total.rules.iter().sum();
-        Ok(json!({ "flows": flows, "states": states, "rules": of_rules, "tables": self.occupancy(&occupancy) }))
+        Ok(Census {
+            flows: total.rules.iter().sum(),
+            states: states.collect(),
+            rules: of_rules.collect(),
+            tables: occupancy_of(&occupancy),
+        })
     }
 
     /// Removes the flows that are meant. Nobody means all of them by saying nothing: then `all` must be set.
-    pub fn flush_flows(&self, selection: &Selection, all: bool) -> Result<Value, Refusal> {
+    pub fn flush_flows(&self, selection: &Selection, all: bool) -> Result<Flushed, Refusal> {
         if *selection == Selection::default() && !all {
             return Err(Refusal::Question("say which flows are to be removed, or --all".into()));
         }
@@ -435,7 +584,7 @@ impl Running {
                 true
             },
         )?;
-        Ok(json!({ "removed": removed }))
+        Ok(Flushed { removed: removed as u64 })
     }
 
     /// Writes all flows as a file.
@@ -458,31 +607,30 @@ impl Running {
     }
 }
 
-impl Running {
-    /// How full the tables are, all workers together.
-    fn occupancy(&self, workers: &[[Occupancy; 2]]) -> Value {
-        let of = |family: usize| {
-            let sum =
-                |of: fn(&Occupancy) -> u32| workers.iter().map(|tables| u64::from(of(&tables[family]))).sum::<u64>();
-            json!({
-                "used": sum(|table| table.used),
-                "entries": sum(|table| table.entries),
-                "translated": sum(|table| table.translated),
-                "half_open": sum(|table| table.half_open),
-                "half_open_budget": sum(|table| table.budget),
-            })
-        };
-        json!({ "ipv4": of(0), "ipv6": of(1) })
-    }
+/// How full the tables are, all workers together.
+fn occupancy_of(workers: &[[Occupancy; 2]]) -> Tables {
+    let of = |family: usize| {
+        let sum = |of: fn(&Occupancy) -> u32| workers.iter().map(|tables| u64::from(of(&tables[family]))).sum::<u64>();
+        Table {
+            used: sum(|table| table.used),
+            entries: sum(|table| table.entries),
+            translated: sum(|table| table.translated),
+            half_open: sum(|table| table.half_open),
+            half_open_budget: sum(|table| table.budget),
+        }
+    };
+    Tables { ipv4: of(0), ipv6: of(1) }
+}
 
-    fn row<E: Entry>(&self, worker: usize, entry: &E, now: u64) -> Value {
+impl Running {
+    fn row<E: Entry>(&self, worker: usize, entry: &E, now: u64) -> Flow {
         let (key, body) = (entry.key(), entry.body());
         let facts = key.facts();
         let with_ports = facts.has(flag::PORTS) && !facts.has(flag::ECHO);
         let (sport, dport) = key.ports();
         let port = |port: u8| self.names.port_name(port);
         let zone = |port: u8| self.names.zone_of(port);
-        let ways = |of: &dyn Fn(usize) -> u64| json!([of(ORIGINAL), of(REPLY)]);
+        let ways = |of: &dyn Fn(usize) -> u64| [of(ORIGINAL), of(REPLY)];
         let seconds = |ticks: i32| (f64::from(ticks) * f64::from(1 << TICK) / 1e8).round() / 10.0;
         let (from, to) = (body.ingress[ORIGINAL], body.out[ORIGINAL]);
         let scope = key.scope();
@@ -490,38 +638,38 @@ impl Running {
         let (source, destination) = key.addresses();
         let translated = entry.translation().map(|to| {
             let (ends, (sport, dport)) = (to.addresses(), to.ports());
-            json!({
-                "source": address(ends.0),
-                "source_port": with_ports.then_some(sport),
-                "destination": address(ends.1),
-                "destination_port": with_ports.then_some(dport),
-                "id": facts.has(flag::ECHO).then(|| to.tuple().sport),
-            })
+            Ends {
+                source: address(ends.0),
+                source_port: with_ports.then_some(sport),
+                destination: address(ends.1),
+                destination_port: with_ports.then_some(dport),
+                id: facts.has(flag::ECHO).then(|| to.tuple().sport),
+            }
         });
-        json!({
-            "protocol": protocol_name(key.protocol()),
-            "source": address(source),
-            "source_port": with_ports.then_some(sport),
-            "destination": address(destination),
-            "destination_port": with_ports.then_some(dport),
-            "id": facts.has(flag::ECHO).then_some(facts.sport),
-            "translated": translated,
-            "vlan": (scope.wire != 0 && scope.domain != 0).then(|| scope.domain - 1),
-            "state": filter::state(entry),
-            "class": body.class().word(),
-            "half_open": body.has(mark::HALF_OPEN),
-            "tracking": body.tracking().word(),
-            "from": port(from),
-            "to": port(to),
-            "from_zone": zone(from),
-            "to_zone": zone(to),
-            "rule": rule.map(|rule| &rule.name),
-            "packets": ways(&|direction| body.packets(direction)),
-            "bytes": ways(&|direction| body.bytes[direction]),
-            "age": seconds(age(body, now)),
-            "expires_in": seconds(left(body, now)),
-            "worker": worker,
-        })
+        Flow {
+            protocol: protocol_name(key.protocol()),
+            source: address(source),
+            source_port: with_ports.then_some(sport),
+            destination: address(destination),
+            destination_port: with_ports.then_some(dport),
+            id: facts.has(flag::ECHO).then_some(facts.sport),
+            translated,
+            vlan: (scope.wire != 0 && scope.domain != 0).then(|| scope.domain - 1),
+            state: filter::state(entry),
+            class: body.class().word().to_string(),
+            half_open: body.has(mark::HALF_OPEN),
+            tracking: body.tracking().word().to_string(),
+            from: port(from).map(str::to_owned),
+            to: port(to).map(str::to_owned),
+            from_zone: zone(from).map(str::to_owned),
+            to_zone: zone(to).map(str::to_owned),
+            rule: rule.map(|rule| rule.name.clone()),
+            packets: ways(&|direction| body.packets(direction)),
+            bytes: ways(&|direction| body.bytes[direction]),
+            age: seconds(age(body, now)),
+            expires_in: seconds(left(body, now)),
+            worker,
+        }
     }
 }
 

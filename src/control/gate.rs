@@ -3,18 +3,21 @@
 //! The role a resource takes is what its declaration says: its `security`, or else `read` for GET and `write` for the rest.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use axum::body::{Body, HttpBody};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use http_body_util::BodyExt;
+use hyper::body::{Frame, SizeHint};
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::access::{Access, Caller};
 use super::api::{REMOTE, problem};
@@ -162,14 +165,34 @@ pub async fn gate(State(gate): State<Arc<Gate>>, request: Request, next: Next) -
     // What a client does not fetch stays in memory.
     let size = u32::try_from(size).unwrap_or(u32::MAX);
     match gate.answered.clone().try_acquire_many_owned(size.min(BUDGET as u32)) {
-        Ok(kept) => response.map(|body| {
-            let kept = Arc::new(kept);
-            Body::new(body.map_frame(move |frame| {
-                let _ = &kept;
-                frame
-            }))
-        }),
+        Ok(kept) => response.map(|body| Body::new(Kept { body, _room: kept })),
         Err(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "too many answers have not been fetched yet"),
+    }
+}
+
+/// A body that is counted until it is fetched or forgotten.
+struct Kept {
+    body: Body,
+    _room: OwnedSemaphorePermit,
+}
+
+impl HttpBody for Kept {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -580,7 +580,7 @@ impl Explainer {
 
     /// The route that a destination takes, and by which neighbor.
     fn way(&self, router: &Router, to: IpAddr, adjacency: u32) -> Value {
-        let mut value = show::lookup(router, to)["active"].take();
+        let mut value = json!(show::lookup(router, to).active);
         let gateway = router.rib().neighbor_at(adjacency & !ROUTED).filter(|_| adjacency & ROUTED != 0);
         let written = router.routing().adjacencies.at(adjacency);
         let mac = (gateway.is_some() && written.state == State::Forward).then(|| show::mac(written.destination));

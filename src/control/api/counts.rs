@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Json, Path, State};
+use axum::extract::{Json, State};
 use axum::response::Response;
 use serde::Serialize;
 use serde_json::Value;
@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{PATIENCE, answer};
+use super::{Named, PATIENCE, answer};
 use crate::control::flows::Refusal;
 use crate::control::{Live, Running};
 use crate::stage::rule_counter;
@@ -211,7 +211,7 @@ async fn rules(State(running): State<Arc<Running>>) -> Json<Vec<Rule>> {
     params(("instance" = String, Path, description = "The stage's name, as in the pipeline.")),
     responses((status = 200, body = Object))
 )]
-async fn stage(State(running): State<Arc<Running>>, Path(instance): Path<String>) -> Response {
+async fn stage(State(running): State<Arc<Running>>, Named(instance): Named<String>) -> Response {
     answer(move || {
         let position = running.blueprint.stages.iter().position(|stage| stage.instance == instance);
         let unknown = || Refusal::Unknown(format!("there is no stage {instance:?} in the pipeline"));

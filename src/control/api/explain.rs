@@ -11,6 +11,7 @@ use utoipa_axum::routes;
 use super::{PATIENCE, Question, answer};
 use crate::control::flows::Refusal;
 use crate::control::{Live, Running};
+use crate::explain::Explainer;
 
 pub(super) fn routes() -> OpenApiRouter<Live> {
     OpenApiRouter::new().routes(routes!(explain))
@@ -44,12 +45,12 @@ pub struct Frame {
 }
 
 impl Packet {
-    /// Reads it for a running appliance: the port it arrives on and its frame.
-    fn read(&self, running: &Running) -> Result<(u8, Vec<u8>), String> {
+    /// Reads it: the port it arrives on and its frame. The error is for who asks.
+    pub fn read(&self, explainer: &Explainer) -> Result<(u8, Vec<u8>), String> {
         match self {
-            Packet::Words(Words { packet }) => running.explainer.read(packet).map_err(|error| error.shown(packet)),
+            Packet::Words(Words { packet }) => explainer.read(packet).map_err(|error| error.shown(packet)),
             Packet::Frame(Frame { frame, r#in: port }) => {
-                let port = running.explainer.port(port)?;
+                let port = explainer.port(port)?;
                 Ok((port, unhex(frame).ok_or("the frame is not hexadecimal")?))
             }
         }
@@ -67,7 +68,7 @@ impl Packet {
 )]
 async fn explain(State(running): State<Arc<Running>>, Question(packet): Question<Packet>) -> Response {
     answer(move || {
-        let (port, frame) = packet.read(&running).map_err(Refusal::Question)?;
+        let (port, frame) = packet.read(&running.explainer).map_err(Refusal::Question)?;
         running.explain(port, &frame, PATIENCE).map_err(Refusal::Late)
     })
     .await

@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{Question, answer, problem, turn};
-use crate::control::flows::{Query, Selection};
+use crate::control::flows::{Census, Flushed, Query, Selection, Shown};
 use crate::control::{Live, Running};
 
 pub(super) fn routes() -> OpenApiRouter<Live> {
@@ -27,7 +27,7 @@ pub(super) fn routes() -> OpenApiRouter<Live> {
     security(("token" = ["read"])),
     tag = "flows",
     request_body = Query,
-    responses((status = 200, body = Object))
+    responses((status = 200, body = Shown))
 )]
 async fn show(State(running): State<Arc<Running>>, Question(query): Question<Query>) -> Response {
     answer(move || running.show_flows(&query)).await
@@ -40,7 +40,7 @@ async fn show(State(running): State<Arc<Running>>, Question(query): Question<Que
     security(("token" = ["read"])),
     tag = "flows",
     request_body = Selection,
-    responses((status = 200, body = Object))
+    responses((status = 200, body = Census))
 )]
 async fn count(State(running): State<Arc<Running>>, Question(selection): Question<Selection>) -> Response {
     answer(move || running.count_flows(&selection)).await
@@ -63,7 +63,7 @@ pub struct Flush {
     path = "/v1/flows/flush",
     tag = "flows",
     request_body = Flush,
-    responses((status = 200, body = Object))
+    responses((status = 200, body = Flushed))
 )]
 async fn flush(State(running): State<Arc<Running>>, Question(flush): Question<Flush>) -> Response {
     answer(move || running.flush_flows(&flush.flows, flush.all)).await

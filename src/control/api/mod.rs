@@ -4,15 +4,16 @@
 //! `#[utoipa::path]` is no resource: routes and document are made of the same declarations. Who may connect, and how much is
 //! taken from whom, is `listen`'s.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{FromRequest, Json, Request};
+use axum::extract::{FromRequest, FromRequestParts, Json, Path, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Router, routing};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -55,7 +56,8 @@ pub fn declared() -> (Router<Live>, Value) {
         .merge(routes::routes())
         .merge(flows::routes())
         .merge(super::apply::api::routes())
-        .merge(super::dashboard::routes());
+        .merge(super::dashboard::routes())
+        .routes(utoipa_axum::routes!(document));
     let (router, document) = all.split_for_parts();
     (router, complete(serde_json::to_value(document).unwrap_or_default()))
 }
@@ -67,7 +69,13 @@ fn complete(mut document: Value) -> Value {
         "certificate": { "type": "mutualTLS" },
     });
     let paths = document["paths"].as_object_mut().into_iter().flatten();
-    for (method, operation) in paths.flat_map(|(_, methods)| methods.as_object_mut().into_iter().flatten()) {
+    let operations = paths.flat_map(|(path, methods)| {
+        methods.as_object_mut().into_iter().flatten().map(move |(method, operation)| (path, method, operation))
+    });
+    for (path, method, operation) in operations {
+        let words = path.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+        let words: Vec<&str> = std::iter::once(method.as_str()).chain(words).collect();
+        operation["operationId"] = words.join("_").into();
         let word = if role(method, operation) == Role::Read { "read" } else { "write" };
         operation["security"] = json!([{ "token": [word] }, { "certificate": [word] }]);
         let of_all = [400, 401, 403, 404, 405, 503];
@@ -85,11 +93,8 @@ fn complete(mut document: Value) -> Value {
 
 /// All resources of what runs, behind a gate.
 pub fn router(live: Live, gate: Arc<Gate>) -> Router {
-    let (router, document) = declared();
-    let document = Bytes::from(document.to_string());
-    let kind = [(header::CONTENT_TYPE, "application/json")];
+    let (router, _) = declared();
     router
-        .route("/v1/openapi.json", routing::get(|| async move { (kind, document) }))
         .merge(super::dashboard::pages())
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is no such resource") })
         .method_not_allowed_fallback(|| async {
@@ -97,6 +102,13 @@ pub fn router(live: Live, gate: Arc<Gate>) -> Router {
         })
         .layer(axum::middleware::from_fn_with_state(gate, super::gate::gate))
         .with_state(live)
+}
+
+/// This document.
+#[utoipa::path(get, path = "/v1/openapi.json", tag = "state", responses((status = 200, body = Object)))]
+async fn document() -> Response {
+    static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| declared().1.to_string().into());
+    ([(header::CONTENT_TYPE, "application/json")], DOCUMENT.clone()).into_response()
 }
 
 /// The media type of [`Problem`].
@@ -149,6 +161,20 @@ impl<T: serde::de::DeserializeOwned, S: Send + Sync> FromRequest<S> for Question
             Err(rejection) if rejection.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE => {
                 Err(problem(rejection.status(), "the body's Content-Type is not application/json"))
             }
+            Err(rejection) => Err(problem(StatusCode::BAD_REQUEST, &rejection.body_text())),
+        }
+    }
+}
+
+/// What a path names.
+pub struct Named<T>(pub T);
+
+impl<T: serde::de::DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Named<T> {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        match Path::from_request_parts(parts, state).await {
+            Ok(Path(name)) => Ok(Named(name)),
             Err(rejection) => Err(problem(StatusCode::BAD_REQUEST, &rejection.body_text())),
         }
     }
@@ -208,6 +234,58 @@ impl IntoResponse for Refusal {
             Refusal::Question(message) => problem(StatusCode::BAD_REQUEST, &message),
             Refusal::Unknown(message) => problem(StatusCode::NOT_FOUND, &message),
             Refusal::Late(message) => problem(StatusCode::SERVICE_UNAVAILABLE, &message),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All values behind `$ref` in a value.
+    fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+        match value {
+            Value::Object(map) => {
+                found.extend(map.get("$ref").and_then(Value::as_str));
+                map.values().for_each(|value| references(value, found));
+            }
+            Value::Array(list) => list.iter().for_each(|value| references(value, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn the_document_says_of_every_operation_what_it_takes_and_answers() {
+        let (_, document) = declared();
+        let paths = document["paths"].as_object().expect("paths");
+        let mut names = Vec::new();
+        let mut changing = Vec::new();
+        for (path, methods) in paths {
+            for (method, operation) in methods.as_object().expect("methods") {
+                let words = operation["summary"].as_str().or(operation["description"].as_str());
+                assert!(words.is_some_and(|words| words.len() > 10), "{method} {path} has no description");
+                assert!(operation["responses"]["200"].is_object(), "{method} {path}");
+                assert!(operation["responses"]["401"].is_object(), "{method} {path}");
+                names.push(operation["operationId"].as_str().expect("a name"));
+                if role(method, operation) == Role::Write {
+                    changing.push(path.as_str());
+                }
+            }
+        }
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count, "{names:?}");
+        // What changes something, and nothing else, takes the role to write.
+        changing.sort_unstable();
+        let expected =
+            ["/v1/config/apply", "/v1/config/confirm", "/v1/config/rollback", "/v1/flows/flush", "/v1/sets/{set}"];
+        assert_eq!(changing, expected);
+        let mut all = Vec::new();
+        references(&document, &mut all);
+        assert!(all.len() > 50);
+        for name in all {
+            assert!(document.pointer(name.trim_start_matches('#')).is_some(), "{name} leads nowhere");
         }
     }
 }

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::{Question, answer};
-use crate::control::routes::Routes;
+use crate::control::routes::{Found, Neighbors, Routes};
 use crate::control::{Live, Running};
 
 pub(super) fn routes() -> OpenApiRouter<Live> {
@@ -22,7 +22,7 @@ pub(super) fn routes() -> OpenApiRouter<Live> {
     security(("token" = ["read"])),
     tag = "state",
     request_body = Routes,
-    responses((status = 200, body = Object))
+    responses((status = 200, body = Found))
 )]
 async fn show(State(running): State<Arc<Running>>, Question(query): Question<Routes>) -> Response {
     answer(move || running.show_routes(&query)).await
@@ -43,7 +43,7 @@ pub struct Limit {
     security(("token" = ["read"])),
     tag = "state",
     request_body = Limit,
-    responses((status = 200, body = Object))
+    responses((status = 200, body = Neighbors))
 )]
 async fn neighbors(State(running): State<Arc<Running>>, Question(Limit { limit }): Question<Limit>) -> Response {
     answer(move || running.show_neighbors(limit)).await

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use super::sets::Member;
 use super::{Applied, Applier, Diff, Refused, addresses, sets};
 use crate::config::source::Source;
 use crate::control::Live;
-use crate::control::api::{Question, answer_with, problem_with};
+use crate::control::api::{Named, Question, answer_with, problem_with};
 
 /// A config that somebody offers.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -257,7 +257,7 @@ pub struct Former {
     params(("version" = u64, Path, description = "Its number.")),
     responses((status = 200, body = Former))
 )]
-async fn version(State(live): State<Live>, Path(number): Path<u64>) -> Response {
+async fn version(State(live): State<Live>, Named(number): Named<u64>) -> Response {
     with(live, move |applier| {
         let (versions, _) = applier.history();
         let found = versions.into_iter().find(|version| version.number == number);
@@ -320,7 +320,11 @@ pub struct SetChanged {
     request_body = Change,
     responses((status = 200, body = SetChanged))
 )]
-async fn change_set(State(live): State<Live>, Path(set): Path<String>, Question(change): Question<Change>) -> Response {
+async fn change_set(
+    State(live): State<Live>,
+    Named(set): Named<String>,
+    Question(change): Question<Change>,
+) -> Response {
     with(live, move |applier| {
         let name = set.clone();
         let done = applier.change_sets(&set, move |sets| {
