@@ -183,7 +183,7 @@ fn everybody_says_the_same_to_the_packet() {
     let most = overview["rules"]["most_hit"].as_array().expect("a list");
     assert_eq!(
         most.iter().map(|row| number(&row["packets"])).sum::<u64>(),
-        shown.values().map(|(packets, _)| packets).sum()
+        shown.values().map(|(packets, _)| packets).sum::<u64>()
     );
 
     // Flows: the stage's own count, the count by state, the tables.
