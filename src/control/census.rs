@@ -109,7 +109,7 @@ pub fn now() -> f64 {
 pub async fn counted(running: &Arc<Running>) -> Option<Arc<Counted>> {
     let look = |running: &Running| {
         let flows = running.count_flows(&Selection::default()).ok()?;
-        Some(Counted { at: now(), flows })
+        Some(Counted { at: now(), flows: serde_json::to_value(flows).ok()? })
     };
     recall(running, |census| &census.counted, look).await
 }
