@@ -584,7 +584,7 @@ impl Running {
                 true
             },
         )?;
-        Ok(Flushed { removed: removed as u64 })
+        Ok(Flushed { removed })
     }
 
     /// Writes all flows as a file.
