@@ -126,6 +126,10 @@ pub async fn gate(State(gate): State<Arc<Gate>>, request: Request, next: Next) -
     }
     let remote = !matches!(request.extensions().get(), Some(Caller::Socket));
     let (head, body) = request.into_parts();
+    let large = || problem(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body is larger than {} bytes", gate.max_body));
+    if body.size_hint().lower() > gate.max_body as u64 {
+        return closing(large());
+    }
     let mut kept = None;
     let reading = async {
         let mut body = body;
@@ -134,8 +138,7 @@ pub async fn gate(State(gate): State<Arc<Gate>>, request: Request, next: Next) -
             let frame = frame.map_err(|_| problem(StatusCode::BAD_REQUEST, "the body broke off"))?;
             let Ok(data) = frame.into_data() else { continue };
             if bytes.len() + data.len() > gate.max_body {
-                let message = format!("the body is larger than {} bytes", gate.max_body);
-                return Err(problem(StatusCode::PAYLOAD_TOO_LARGE, &message));
+                return Err(large());
             }
             if remote {
                 let Ok(more) = gate.asked.clone().try_acquire_many_owned(data.len() as u32) else {

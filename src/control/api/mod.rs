@@ -62,8 +62,23 @@ pub fn declared() -> (Router<Live>, Value) {
     (router, complete(serde_json::to_value(document).unwrap_or_default()))
 }
 
+/// Takes back that numbers from zero on are signed ones of so many bits, as they are declared: there are larger ones.
+fn unsigned(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            if map.get("minimum").is_some_and(|least| *least == 0) {
+                map.remove("format");
+            }
+            map.values_mut().for_each(unsigned);
+        }
+        Value::Array(list) => list.iter_mut().for_each(unsigned),
+        _ => {}
+    }
+}
+
 /// Adds to each operation of a document who may use it, and what it answers if it does not.
 fn complete(mut document: Value) -> Value {
+    unsigned(&mut document);
     document["components"]["securitySchemes"] = json!({
         "token": { "type": "http", "scheme": "bearer" },
         "certificate": { "type": "mutualTLS" },
