@@ -1,6 +1,6 @@
 //! Asking a running flowgate over its socket.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,6 +11,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
+
+use super::capture::NUMBER;
 
 /// The most an answer may hold, in bytes.
 const ANSWER_LIMIT: usize = 64 << 20;
@@ -32,21 +34,50 @@ pub fn post(socket: &Path, resource: &str, question: &Value, patience: Duration)
 
 /// Writes what a resource holds; the errors are those of [`ask`].
 pub fn download(socket: &Path, resource: &str, out: &mut impl Write) -> Result<(), String> {
+    receive(socket, resource, None, Some(PATIENCE), out).map(|_| ())
+}
+
+/// Writes the answer to a question as it comes. Without `patience` its parts may take however long they want, and the user may
+/// interrupt it, which is no error. Returns the number of the capture, if it is one; none if nobody reads what is written.
+pub fn receive(
+    socket: &Path,
+    resource: &str,
+    question: Option<&Value>,
+    patience: Option<Duration>,
+    out: &mut impl Write,
+) -> Result<Option<u64>, String> {
     let name = socket.display();
     let late = |_| format!("{name}: no answer within {PATIENCE:?}");
     runtime()?.block_on(async {
-        let response = timeout(PATIENCE, send(socket, resource, None)).await.map_err(late)??;
+        let response = timeout(PATIENCE, send(socket, resource, question)).await.map_err(late)??;
         if !response.status().is_success() {
-            return understand(socket, response).await.map(|_| ());
+            return understand(socket, response).await.map(|_| None);
         }
+        let number = response.headers().get(NUMBER).and_then(|number| number.to_str().ok()?.parse().ok());
         let mut body = response.into_body();
-        while let Some(frame) = timeout(PATIENCE, body.frame()).await.map_err(late)? {
+        let interrupted = async {
+            match patience {
+                None => tokio::signal::ctrl_c().await,
+                Some(_) => std::future::pending().await,
+            }
+        };
+        tokio::pin!(interrupted);
+        loop {
+            let frame = tokio::select! {
+                frame = timeout(patience.unwrap_or(Duration::MAX), body.frame()) => frame.map_err(late)?,
+                _ = &mut interrupted => break,
+            };
+            let Some(frame) = frame else { break };
             let frame = frame.map_err(|error| format!("{name}: the answer broke off: {error}"))?;
             if let Ok(bytes) = frame.into_data() {
-                out.write_all(&bytes).map_err(|error| format!("cannot write: {error}"))?;
+                match out.write_all(&bytes).and_then(|()| out.flush()) {
+                    // Whoever read it has seen enough.
+                    Err(error) if error.kind() == ErrorKind::BrokenPipe && patience.is_none() => return Ok(None),
+                    result => result.map_err(|error| format!("cannot write: {error}"))?,
+                }
             }
         }
-        Ok(())
+        Ok(number)
     })
 }
 

@@ -24,6 +24,7 @@ use super::flows::Refusal;
 use super::gate::{Gate, role};
 use crate::config::api::Role;
 
+pub mod capture;
 pub mod counts;
 pub mod explain;
 pub mod flows;
@@ -56,6 +57,8 @@ pub fn declared() -> (Router<Live>, Value) {
         .merge(flows::routes())
         .merge(super::apply::api::routes())
         .merge(super::dashboard::routes());
+        .merge(capture::routes())
+        .merge(super::apply::api::routes());
     let (router, document) = all.split_for_parts();
     (router, complete(serde_json::to_value(document).unwrap_or_default()))
 }
