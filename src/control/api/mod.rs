@@ -55,10 +55,9 @@ pub fn declared() -> (Router<Live>, Value) {
         .merge(explain::routes())
         .merge(routes::routes())
         .merge(flows::routes())
+        .merge(capture::routes())
         .merge(super::apply::api::routes())
         .merge(super::dashboard::routes());
-        .merge(capture::routes())
-        .merge(super::apply::api::routes());
     let (router, document) = all.split_for_parts();
     (router, complete(serde_json::to_value(document).unwrap_or_default()))
 }
