@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::ENVIRONMENT;
 use super::show::{cell, rows};
 use super::table::{self, grouped};
-use crate::control::capture::{self, Format};
+use crate::control::capture::{CaptureQuery, Format};
 use crate::control::client::{self, PATIENCE};
 use crate::control::drops::Last;
 
@@ -19,7 +19,7 @@ use crate::control::drops::Last;
 #[derive(Args, Debug)]
 pub struct Capture {
     #[command(flatten)]
-    what: capture::Capture,
+    what: CaptureQuery,
     /// Write pcapng to a file, "-" being the standard output: "flowgate capture -w - | wireshark -k -i -".
     #[arg(short, long, value_name = "FILE")]
     write: Option<PathBuf>,
@@ -42,7 +42,7 @@ impl Capture {
             (None, true) => Format::Json,
             (None, false) => Format::Text,
         };
-        let what = capture::Capture { expression: self.expression.join(" "), format, ..self.what.clone() };
+        let what = CaptureQuery { expression: self.expression.join(" "), format, ..self.what.clone() };
         let mut out = match output(self.write.as_deref()) {
             Ok(out) => out,
             Err(message) => return refuse(&message),

@@ -20,6 +20,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use super::flows::{Refusal, Selection, ports, reasons};
 use super::pcapng::{Packet, Section, Teller};
 use super::{Live, Running};
+use crate::packet::BATCH;
 use crate::worker::Question;
 use crate::worker::tap::{Chunk, LONGEST, Shared, WATCHES, Wanted, Watch, place};
 
@@ -71,7 +72,7 @@ pub enum Format {
 /// What is captured: all that is given must hold.
 #[derive(clap::Args, Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Capture {
+pub struct CaptureQuery {
     /// A tcpdump expression (pcap-filter(7)).
     #[arg(skip)]
     pub expression: String,
@@ -105,7 +106,7 @@ pub struct Capture {
     pub flows: Selection,
 }
 
-impl Capture {
+impl CaptureQuery {
     /// Compiles it for what runs, once for each worker that is asked.
     fn compile(&self, running: &Running) -> Result<Wanted, String> {
         if self.flows.state.is_some() {
@@ -143,7 +144,8 @@ impl Capture {
             flows: (!flows.is_open()).then_some(flows),
             program,
             snap: self.snap.unwrap_or(LONGEST),
-            most: self.count.unwrap_or(u64::MAX),
+            // A worker tells of a batch's packets as they leave before it tells how they came.
+            most: self.count.map_or(u64::MAX, |count| count.saturating_add(4 * BATCH as u64)),
         })
     }
 }
@@ -175,7 +177,7 @@ pub struct Status {
     /// Tells it from others.
     pub number: u64,
     /// What is captured.
-    pub what: Capture,
+    pub what: CaptureQuery,
     /// False once it has ended.
     pub under_way: bool,
     /// Packets written.
@@ -209,7 +211,7 @@ impl Drop for Turn {
 }
 
 /// Begins a capture; what comes back is its number, and what the listener gets. To be called where blocking is allowed.
-pub fn start(live: Live, capture: Capture) -> Result<(u64, Body), Refusal> {
+pub fn start(live: Live, capture: CaptureQuery) -> Result<(u64, Body), Refusal> {
     let Some(turn) = Turn::take() else {
         let message = format!("{WATCHES} captures are under way, and no more at a time; end one of them first");
         return Err(Refusal::Late(message));
@@ -230,7 +232,7 @@ pub fn start(live: Live, capture: Capture) -> Result<(u64, Body), Refusal> {
 
 /// A capture under way.
 struct Session {
-    capture: Capture,
+    capture: CaptureQuery,
     number: u64,
     watched: Vec<(usize, Arc<Shared>)>,
     teller: Teller,
@@ -258,7 +260,7 @@ fn now() -> u64 {
 }
 
 impl Session {
-    fn new(running: &Running, capture: Capture, sender: Sender<Bytes>, turn: Turn) -> Result<Session, Refusal> {
+    fn new(running: &Running, capture: CaptureQuery, sender: Sender<Bytes>, turn: Turn) -> Result<Session, Refusal> {
         let snap = capture.snap.unwrap_or(LONGEST).min(LONGEST);
         let section = Section::new(running, snap, &capture.expression).map_err(Refusal::Question)?;
         let counts = vec![(0, 0); running.ports.len() + 1];
@@ -484,7 +486,7 @@ fn lost(shared: &Shared, port: usize) -> u64 {
 }
 
 /// A packet as the capture's format has it; none if it cannot be written.
-fn write(capture: &Capture, teller: &mut Teller, section: &mut Section, packet: &Packet<'_>) -> Option<Vec<u8>> {
+fn write(capture: &CaptureQuery, teller: &mut Teller, section: &mut Section, packet: &Packet<'_>) -> Option<Vec<u8>> {
     Some(match capture.format {
         Format::Pcapng => {
             let comment = teller.comment(packet);

@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 
 use super::{Question, answer, problem, turn};
 use crate::control::Live;
-use crate::control::capture::{self, Capture, Format, NUMBER};
+use crate::control::capture::{self, CaptureQuery, Format, NUMBER};
 use crate::control::drops::{self, Last};
 use crate::control::flows::Refusal;
 
@@ -29,10 +29,10 @@ async fn captures() -> Json<Value> {
     post,
     path = "/v1/capture",
     tag = "packets",
-    request_body = Capture,
+    request_body = CaptureQuery,
     responses((status = 200, body = Vec<u8>, content_type = "application/x-pcapng"))
 )]
-async fn begin(State(live): State<Live>, Question(wanted): Question<Capture>) -> Response {
+async fn begin(State(live): State<Live>, Question(wanted): Question<CaptureQuery>) -> Response {
     let kind = match wanted.format {
         Format::Pcapng => PCAPNG,
         Format::Text => "text/plain; charset=utf-8",
