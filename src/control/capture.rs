@@ -200,7 +200,7 @@ struct Turn;
 impl Turn {
     fn take() -> Option<Turn> {
         let one_more = |under_way| (under_way < WATCHES).then_some(under_way + 1);
-        UNDER_WAY.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_ok().then_some(Turn)
+        UNDER_WAY.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_ok().then(|| Turn)
     }
 }
 
