@@ -28,7 +28,7 @@ use crate::stage::pipeline::{Blueprint, Pipeline, Witness, port_counter};
 use crate::stage::synproxy::Note;
 use crate::stage::visit::Visit;
 use crate::stage::{Cx, Depth, Row};
-use crate::stats::{Account, Engine, Published, Reason, Sheet};
+use crate::stats::{Account, Engine, Layout, Published, Reason, Sheet};
 use crate::wire::ethernet::{Ethernet, Rewrite};
 
 mod adopt;
@@ -37,6 +37,7 @@ mod fragments;
 pub mod gauge;
 mod hold;
 mod own;
+pub mod tap;
 
 pub use adopt::Next;
 
@@ -45,6 +46,7 @@ use gauge::Gauge;
 use hold::Holding;
 pub use hold::ROOM as HELD;
 pub use own::Own;
+use tap::{Dropped, Tap, Watch};
 
 /// Bytes of the two VLAN tags a frame may have, which the MTU does not count.
 const TAGS: usize = 8;
@@ -103,6 +105,19 @@ pub enum Question {
     Visit(Visit),
     /// To go on with another pipeline; the answer has what was replaced.
     Adopt(Box<Next>),
+    /// The last drops.
+    Drops {
+        /// Becomes the one whose reasons they name.
+        layout: Option<Arc<Layout>>,
+        /// Where copying goes on.
+        cursor: usize,
+        /// What was copied; it is filled up to the capacity it came with.
+        rows: Vec<Dropped>,
+    },
+    /// Begin this capture; comes back if there are too many, or if it is one of another pipeline.
+    Watch(Option<Box<Watch>>),
+    /// End the capture with this number; comes back with it, if it was there.
+    Unwatch(u64, Option<Box<Watch>>),
 }
 
 /// Where control asks a worker, and the worker answers.
@@ -226,6 +241,7 @@ pub struct Worker<I: Io, O: Observer = ()> {
     /// Where counters go from now on, if that has changed.
     newly_published: Option<Arc<Published>>,
     gauge: Gauge,
+    tap: Tap,
 }
 
 /// The worker of `workers` that owns a packet whose hash is known and, of a fragment, whose datagram's facts.
@@ -292,6 +308,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
             steering: blueprint.nat.as_ref().map(|nat| nat.steering.clone()),
             newly_published: None,
             gauge: Gauge::default(),
+            tap: Tap::new(blueprint, setup.index),
             io,
         };
         worker.relay_by(relay.as_deref());
@@ -355,6 +372,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
         if let Some(presence) = &self.presence {
             if self.asks { presence.enter() } else { presence.pass() }
         }
+        self.tap.set_time(now);
         let links = self.links.load(Ordering::Relaxed);
         let mut handled = self.take_over(now) + self.send_own(now);
         if self.is_holding_due(now) {
@@ -364,7 +382,10 @@ impl<I: Io, O: Observer> Worker<I, O> {
         for at in 0..self.receive.len() {
             let (port, relay) = self.receive[at];
             match relay {
-                Some((out, rewrite)) if links & (1 << out) != 0 => handled += self.relay(port, out, &rewrite, now),
+                // Frames that are captured are not unread.
+                Some((out, rewrite)) if links & (1 << out) != 0 && !self.tap.is_watching() => {
+                    handled += self.relay(port, out, &rewrite, now);
+                }
                 _ => handled += self.receive(port, now),
             }
         }
@@ -451,6 +472,9 @@ impl<I: Io, O: Observer> Worker<I, O> {
     fn run(&mut self, n: usize, now: u64) {
         self.batch.begin(n);
         self.read();
+        if self.tap.is_watching() {
+            self.tap.arrived(&self.batch);
+        }
         self.process(now);
         if self.has_decided() {
             self.let_go(None, now);
@@ -501,11 +525,15 @@ impl<I: Io, O: Observer> Worker<I, O> {
         if self.batch.held != 0 {
             self.hold();
         }
+        let died = self.batch.dead;
         if self.batch.refused != 0 {
             self.answer(now);
         }
         self.send(now);
         self.settle();
+        if self.tap.is_watching() {
+            self.tap.concluded(&self.batch, died, self.pipeline.tracker());
+        }
         while let Some(note) = self.pipeline.take_note() {
             self.make(&note);
         }
@@ -523,6 +551,9 @@ impl<I: Io, O: Observer> Worker<I, O> {
         if O::LISTENS {
             self.observer.sent(&frame, &note.meta);
         }
+        if self.tap.is_watching() {
+            self.tap.created(&frame, &note.meta, self.pipeline.tracker());
+        }
         self.put_out(note.meta.out, frame);
     }
 
@@ -532,6 +563,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let Some(handoff) = &self.handoff else { return };
         let (me, key, workers) = (handoff.me, self.key, handoff.to.len());
         let batch = &mut *self.batch;
+        let moved = batch.moved;
         for i in bits(batch.live) {
             if placed & (1 << i) == 0 {
                 steer(&mut batch.metas[i], &batch.frames[i], key);
@@ -548,6 +580,9 @@ impl<I: Io, O: Observer> Worker<I, O> {
             let mut frame = batch.take(i);
             frame.hops += 1;
             self.handing[to].push(frame);
+        }
+        if self.tap.is_watching() {
+            self.tap.handed_over(self.batch.moved & !moved);
         }
         // At once: an outbox has room for one batch.
         for to in 0..self.handing.len() {
@@ -600,6 +635,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let known = usize::from(reason.0) < self.sheet.reasons.len();
         debug_assert!(known, "a packet was dropped without a reason");
         let reason = if known { reason } else { Engine::Bug.into() };
+        self.tap.dropped(i, &self.batch, reason, self.pipeline.tracker());
         self.sheet.reasons[usize::from(reason.0)] += 1;
     }
 
@@ -630,6 +666,9 @@ impl<I: Io, O: Observer> Worker<I, O> {
             bits(batch.leaving).for_each(|i| self.observer.sent(&batch.frames[i], &batch.metas[i]));
         }
         let came = batch.frames[0].rx_time;
+        if self.tap.is_watching() {
+            self.tap.all_left(batch.leaving, batch, self.pipeline.tracker());
+        }
         let sent = self.io.tx(carrier, &mut batch.frames[..len]);
         if sent > 0 && self.gauge.looks() {
             self.gauge.note(came, &mut self.sheet);
@@ -637,6 +676,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
         self.sheet.account(Account::Sent, sent as u64);
         self.sheet.counters[self.port_counters[usize::from(carrier)] + port_counter::TX] += sent as u64;
         if sent < len {
+            (sent..len).for_each(|i| self.tap.dropped(i, batch, Engine::TxFull.into(), self.pipeline.tracker()));
             self.io.free(&mut batch.frames[sent..len]);
             self.tally(Engine::TxFull.into(), len - sent);
             self.count(carrier, port_counter::TX_DROPPED, len - sent);
@@ -657,6 +697,9 @@ impl<I: Io, O: Observer> Worker<I, O> {
                 Some(mtu) if self.batch.frames[i].len() <= usize::from(mtu) + header => {
                     if O::LISTENS {
                         self.observer.sent(&self.batch.frames[i], &self.batch.metas[i]);
+                    }
+                    if self.tap.is_watching() {
+                        self.tap.all_left(1 << i, &self.batch, self.pipeline.tracker());
                     }
                     let frame = self.batch.frames[i].take();
                     self.put_out(out as u8, frame);
@@ -761,6 +804,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
             for vlan in frames[sent..].iter().map(|frame| frame.port).filter(|of| *of != port) {
                 self.sheet.counters[self.port_counters[usize::from(vlan)] + port_counter::TX_DROPPED] += 1;
             }
+            self.tap.lost(&frames[sent..], true, reason.into());
             self.io.free(&mut frames[sent..]);
             self.tally(reason.into(), len - sent);
             self.count(port, port_counter::TX_DROPPED, len - sent);
@@ -775,6 +819,7 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let taken = ring.map_or(0, |ring| ring.push(frames));
         self.sheet.account(Account::HandedOut, taken as u64);
         if taken < len {
+            self.tap.lost(&frames[taken..], false, Engine::HandoffFull.into());
             self.io.free(&mut frames[taken..]);
             self.tally(Engine::HandoffFull.into(), len - taken);
         }
@@ -796,6 +841,8 @@ impl<I: Io, O: Observer> Worker<I, O> {
         self.io.beat();
         let mut cx = Cx { now, sheet: &mut self.sheet, log: &self.log };
         self.pipeline.housekeep(&mut cx);
+        self.tap.set_time(now);
+        self.tap.flush();
         self.expire_fragments(now);
         let mut cx = Cx { now, sheet: &mut self.sheet, log: &self.log };
         if let Some(mut ask) = mailbox.asks.pop() {
@@ -810,6 +857,15 @@ impl<I: Io, O: Observer> Worker<I, O> {
                 Question::Visit(visit) => self.pipeline.visit(visit, &mut cx),
                 Question::Adopt(next) => {
                     self.adopt(next);
+                    true
+                }
+                Question::Drops { layout, cursor, rows } => self.tap.copy_drops(layout, cursor, rows),
+                Question::Watch(watch) => {
+                    *watch = watch.take().and_then(|watch| self.tap.watch(watch));
+                    true
+                }
+                Question::Unwatch(number, watch) => {
+                    *watch = self.tap.unwatch(*number);
                     true
                 }
             };

@@ -48,6 +48,13 @@ impl Which {
         (self.flows == alone && self.sort.is_none() && self.count.is_none()).then_some(source)
     }
 
+    /// The rule that is given, if nothing else is.
+    pub fn only_rule(&self) -> Option<&str> {
+        let rule = self.flows.rule.as_deref()?;
+        let alone = Selection { rule: self.flows.rule.clone(), ..Selection::default() };
+        (self.flows == alone && self.sort.is_none() && self.count.is_none()).then_some(rule)
+    }
+
     /// Asks for the flows, `top` of them at most.
     pub fn ask(&self, server: &Server, top: usize) -> Result<Value, String> {
         match self.count {

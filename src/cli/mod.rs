@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub mod apply;
+pub mod capture;
 pub mod check;
 pub mod describe;
 pub mod explain;
@@ -44,6 +45,7 @@ enum Command {
     Describe(describe::Describe),
     Replay(replay::Replay),
     Explain(explain::Explain),
+    Capture(capture::Capture),
     Test(test::Test),
     Flush(flows::Flush),
     Flows(flows::Flows),
@@ -66,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Describe(describe) => describe.run(),
         Command::Replay(replay) => replay.run(),
         Command::Explain(explain) => explain.run(),
+        Command::Capture(capture) => capture.run(),
         Command::Test(test) => test.run(),
         Command::Flush(flush) => flush.run(),
         Command::Flows(flows) => flows.run(),

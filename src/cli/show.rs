@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
+use super::capture::{LastDrops, print_captures, print_drops};
 use super::flows::Which;
 use super::routes;
 use super::table::{self, grouped};
@@ -35,6 +36,8 @@ pub struct Show {
     #[command(flatten)]
     server: Server,
     #[command(flatten)]
+    drops: LastDrops,
+    #[command(flatten)]
     flows: Which,
 }
 
@@ -49,8 +52,10 @@ enum What {
     Workers,
     /// The stages in order, and what they counted.
     Pipeline,
-    /// Drops by reason.
+    /// Drops by reason; with --last or --rule, the last of them: why was it dropped?
     Drops,
+    /// The latest captures.
+    Captures,
     /// Rules with their counters.
     Rules,
     /// The sources that send most.
@@ -69,12 +74,17 @@ impl Show {
     /// Runs the command.
     pub fn run(&self) -> ExitCode {
         let source = (self.what == What::Routes).then(|| self.flows.only_source()).flatten();
-        if self.what != What::Flows && !self.flows.is_empty() && source.is_none() {
+        let rule = (self.what == What::Drops).then(|| self.flows.only_rule()).flatten();
+        if self.what != What::Flows && !self.flows.is_empty() && source.is_none() && rule.is_none() {
             eprintln!("flowgate show: which flows, --sort and --count go with \"show flows\"");
             return ExitCode::from(USAGE);
         }
         if self.what != What::Routes && self.to.is_some() {
             eprintln!("flowgate show: a prefix or an address goes with \"show routes\"");
+            return ExitCode::from(USAGE);
+        }
+        if self.what != What::Drops && self.drops.is_meant() {
+            eprintln!("flowgate show: --last, --reason, --port and --write go with \"show drops\"");
             return ExitCode::from(USAGE);
         }
         let many = self.top.unwrap_or(MANY);
@@ -83,7 +93,12 @@ impl Show {
             What::Ports => ask("/v1/ports"),
             What::Workers => ask("/v1/workers"),
             What::Pipeline => ask("/v1/pipeline"),
+            What::Drops if self.drops.is_meant() || rule.is_some() => match self.drops.ask(&self.server, rule) {
+                Ok(None) => return ExitCode::SUCCESS,
+                answer => answer.map(Option::unwrap_or_default),
+            },
             What::Drops => ask("/v1/drops"),
+            What::Captures => ask("/v1/capture"),
             What::Rules => ask("/v1/rules"),
             What::Config => ask("/v1/config"),
             What::Talkers => ask(&format!("/v1/stages/{}", self.stage.as_deref().unwrap_or("talkers"))),
@@ -114,7 +129,9 @@ impl Show {
             What::Ports => ports(value),
             What::Workers => workers(value),
             What::Pipeline => pipeline(value, self.all),
+            What::Drops if value.is_object() => print_drops(value),
             What::Drops => drops(value, self.all),
+            What::Captures => print_captures(value),
             What::Rules => rules(value, self.all),
             What::Config => print!("{}", value["text"].as_str().unwrap_or_default()),
             What::Talkers => talkers(value, self.top()),

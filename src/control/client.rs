@@ -1,6 +1,6 @@
 //! Asking a running flowgate: over its control socket, or over the network.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::tls;
+
+use super::capture::NUMBER;
 
 /// The most an answer may hold, in bytes.
 const ANSWER_LIMIT: usize = 64 << 20;
@@ -92,21 +94,50 @@ pub fn post(server: impl Into<Server>, resource: &str, question: &Value, patienc
 
 /// Writes what a resource holds; the errors are those of [`ask`].
 pub fn download(server: impl Into<Server>, resource: &str, out: &mut impl Write) -> Result<(), String> {
+    receive(server, resource, None, Some(PATIENCE), out).map(|_| ())
+}
+
+/// Writes the answer to a question as it comes. Without `patience` its parts may take however long they want, and the user may
+/// interrupt it, which is no error. Returns the number of the capture, if it is one; none if nobody reads what is written.
+pub fn receive(
+    server: impl Into<Server>,
+    resource: &str,
+    question: Option<&Value>,
+    patience: Option<Duration>,
+    out: &mut impl Write,
+) -> Result<Option<u64>, String> {
     let server = server.into();
     let late = |_| format!("{server}: no answer within {PATIENCE:?}");
     runtime()?.block_on(async {
-        let response = timeout(PATIENCE, send(&server, resource, None)).await.map_err(late)??;
+        let response = timeout(PATIENCE, send(&server, resource, question)).await.map_err(late)??;
         if !response.status().is_success() {
-            return understand(&server, response).await.map(|_| ());
+            return understand(&server, response).await.map(|_| None);
         }
+        let number = response.headers().get(NUMBER).and_then(|number| number.to_str().ok()?.parse().ok());
         let mut body = response.into_body();
-        while let Some(frame) = timeout(PATIENCE, body.frame()).await.map_err(late)? {
+        let interrupted = async {
+            match patience {
+                None => tokio::signal::ctrl_c().await,
+                Some(_) => std::future::pending().await,
+            }
+        };
+        tokio::pin!(interrupted);
+        loop {
+            let frame = tokio::select! {
+                frame = timeout(patience.unwrap_or(Duration::MAX), body.frame()) => frame.map_err(late)?,
+                _ = &mut interrupted => break,
+            };
+            let Some(frame) = frame else { break };
             let frame = frame.map_err(|error| format!("{server}: the answer broke off: {error}"))?;
             if let Ok(bytes) = frame.into_data() {
-                out.write_all(&bytes).map_err(|error| format!("cannot write: {error}"))?;
+                match out.write_all(&bytes).and_then(|()| out.flush()) {
+                    // Whoever read it has seen enough.
+                    Err(error) if error.kind() == ErrorKind::BrokenPipe && patience.is_none() => return Ok(None),
+                    result => result.map_err(|error| format!("cannot write: {error}"))?,
+                }
             }
         }
-        Ok(())
+        Ok(number)
     })
 }
 

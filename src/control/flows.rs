@@ -275,7 +275,7 @@ impl Selection {
     }
 }
 
-fn unknown<'a>(key: &str, what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> String {
+pub(super) fn unknown<'a>(key: &str, what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> String {
     match near_miss(name, known) {
         Some(near) => format!("{key}: there is no {what} {name:?}; did you mean {near:?}?"),
         None => format!("{key}: there is no {what} {name:?}"),
@@ -283,7 +283,7 @@ fn unknown<'a>(key: &str, what: &str, name: &str, known: impl Iterator<Item = &'
 }
 
 /// The ports of zones or ports by name.
-fn ports(list: &[String], key: &str, names: &Names) -> Result<Option<Ranges<u8>>, String> {
+pub(super) fn ports(list: &[String], key: &str, names: &Names) -> Result<Option<Ranges<u8>>, String> {
     let mut all = Vec::new();
     for name in list {
         let zone = names.zone(name);
@@ -370,6 +370,22 @@ fn state(word: &str) -> Result<Wanted, String> {
         format!("{}; states: {}", unknown("--state", "state", word, words.iter().map(String::as_str)), words.join(", "))
     };
     Wanted::parse(word).ok_or_else(wrong)
+}
+
+/// Drop reasons by name: `acl.denied`, or all of a stage's.
+pub(super) fn reasons(list: &[String], running: &Running) -> Result<Option<Ranges<u16>>, String> {
+    let labels = running.blueprint.layout.reason_labels();
+    let names: Vec<String> = labels.iter().map(|label| format!("{}.{}", label.scope, label.name)).collect();
+    let mut all = Vec::new();
+    for wanted in list {
+        let found = all.len();
+        let meant = |(at, name): (usize, &String)| (name == wanted || labels[at].scope == *wanted).then_some(at as u16);
+        all.extend(names.iter().enumerate().filter_map(meant).map(|at| at..=at));
+        if found == all.len() {
+            return Err(unknown("--reason", "drop reason", wanted, names.iter().map(String::as_str)));
+        }
+    }
+    Ok((!list.is_empty()).then(|| Ranges::new(all)))
 }
 
 fn rules(name: &str, blueprint: &Blueprint) -> Result<Ranges<u16>, String> {

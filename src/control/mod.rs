@@ -26,9 +26,11 @@ use crate::worker::{Ask, Mailbox, Question};
 pub mod access;
 pub mod api;
 pub mod apply;
+pub mod capture;
 pub mod census;
 pub mod client;
 pub mod dashboard;
+pub mod drops;
 pub mod exposition;
 pub mod flows;
 pub mod gate;
@@ -37,6 +39,7 @@ pub mod log;
 pub mod metrics;
 pub mod overview;
 pub mod pace;
+pub mod pcapng;
 pub mod routes;
 pub mod serve;
 pub mod slow;
@@ -79,6 +82,8 @@ pub struct Running {
     pub census: Census,
     /// One question at a time, so that answers find their asker; how many there were.
     asking: Arc<Mutex<u64>>,
+    /// The last drops of the pipelines before this one.
+    pub former: Vec<serde_json::Value>,
 }
 
 /// What control sees of a worker.
@@ -254,6 +259,7 @@ impl Running {
             pools: Vec::new(),
             census: Census::default(),
             asking,
+            former: Vec::new(),
         }
     }
 
@@ -280,6 +286,7 @@ impl Running {
             pools: former.pools.clone(),
             census: Census::default(),
             asking: former.asking.clone(),
+            former: Vec::new(),
             blueprint,
         }
     }

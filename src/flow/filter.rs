@@ -9,7 +9,8 @@ use super::entry::{Body, Entry, Key, mark};
 use super::tcp::State;
 use super::timeout::Class;
 use super::{ORIGINAL, REPLY};
-use crate::packet::NO_RULE;
+use crate::packet::meta::flag;
+use crate::packet::{Meta, NO_RULE};
 use crate::wire::protocol;
 
 /// A set of numbers.
@@ -170,6 +171,35 @@ impl Filter {
             && self.service.as_ref().is_none_or(|wanted| wanted.contains(service(proto, detail(key))))
             && self.source.as_ref().is_none_or(|wanted| wanted.contain(source))
             && self.destination.as_ref().is_none_or(|wanted| wanted.contain(destination))
+    }
+
+    /// True if a packet is meant that belongs to no flow: if it were the first of one, or of one's answers.
+    pub fn matches_packet(&self, facts: &Meta) -> bool {
+        let back = Meta { src: facts.dst, dst: facts.src, sport: facts.dport, dport: facts.sport, ..facts.clone() };
+        let back = Meta { port: facts.out, out: facts.port, ..back };
+        self.matches_first(facts) || self.matches_first(&back)
+    }
+
+    fn matches_first(&self, facts: &Meta) -> bool {
+        if !facts.any(flag::IPV4 | flag::IPV6) {
+            return self.is_open();
+        }
+        let length = if facts.has(flag::IPV4) { 4 } else { 16 };
+        let number = |wanted: &Ranges<u16>, port| has_ports(facts.proto) && wanted.contains(port);
+        let detail = match facts.proto {
+            protocol::ICMP | protocol::ICMPV6 => u16::from_be_bytes(facts.detail),
+            _ => facts.dport,
+        };
+        self.protocol.is_none_or(|wanted| wanted == facts.proto)
+            && self.from.as_ref().is_none_or(|ports| ports.contains(facts.port))
+            && self.to.as_ref().is_none_or(|ports| ports.contains(facts.out))
+            && self.state.is_none()
+            && self.rule.as_ref().is_none_or(|slots| facts.rule != NO_RULE && slots.contains(facts.rule))
+            && self.from_port.as_ref().is_none_or(|wanted| number(wanted, facts.sport))
+            && self.to_port.as_ref().is_none_or(|wanted| number(wanted, facts.dport))
+            && self.service.as_ref().is_none_or(|wanted| wanted.contains(service(facts.proto, detail)))
+            && self.source.as_ref().is_none_or(|wanted| wanted.contain(&facts.src[..length]))
+            && self.destination.as_ref().is_none_or(|wanted| wanted.contain(&facts.dst[..length]))
     }
 }
 

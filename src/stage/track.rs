@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use bytemuck::Zeroable;
 
 use crate::flow::entry::{self, Body, Entry, Key as FlowKey, Scope, mark, opposite};
+use crate::flow::filter::Filter;
 use crate::flow::limits::{Ledger, Limits, Token};
 use crate::flow::table::{Candidate, Table};
 use crate::flow::tcp::{self, Segment, States, Tcp};
@@ -205,6 +206,16 @@ impl Tracker {
             copy(&self.tables.v4, hash, &FlowKey::of(facts, scope), rows);
         } else if facts.has(flag::IPV6) {
             copy(&self.tables.v6, hash, &FlowKey::of(facts, scope), rows);
+        }
+    }
+
+    /// True if a packet is of a flow that is meant; if it has none, it is taken for the first of one.
+    pub fn meets(&self, facts: &Meta, filter: &Filter) -> bool {
+        match facts.flow {
+            NO_FLOW => filter.matches_packet(facts),
+            flow if facts.has(flag::IPV4) => filter.matches(self.tables.v4.entry(flow >> 1)),
+            flow if facts.has(flag::IPV6) => filter.matches(self.tables.v6.entry(flow >> 1)),
+            _ => false,
         }
     }
 

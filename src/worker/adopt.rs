@@ -17,6 +17,7 @@ use crate::stage::pipeline::{Blueprint, Pipeline};
 use crate::stats::{Account, Carry, Engine, Published, Sheet};
 use crate::wire::ethernet::Rewrite;
 
+use super::tap::Tap;
 use super::{Observer, TAGS, Worker};
 
 /// What a worker is to go on with; afterwards, what it had.
@@ -34,6 +35,7 @@ pub struct Next {
     routed: Option<Routed>,
     errors: Bucket,
     steering: Option<Arc<Steering>>,
+    tap: Tap,
 }
 
 impl std::fmt::Debug for Next {
@@ -68,7 +70,13 @@ impl Next {
             errors: Bucket::new(routed.as_ref().map_or(0, |routed| routed.errors), blueprint.workers),
             routed,
             steering: blueprint.nat.as_ref().map(|nat| nat.steering.clone()),
+            tap: Tap::new(blueprint, worker),
         })
+    }
+
+    /// Where packets could be seen.
+    pub fn tap(&self) -> &Tap {
+        &self.tap
     }
 }
 
@@ -86,6 +94,8 @@ impl<I: Io, O: Observer> Worker<I, O> {
         std::mem::swap(&mut self.routed, &mut next.routed);
         std::mem::swap(&mut self.errors, &mut next.errors);
         std::mem::swap(&mut self.steering, &mut next.steering);
+        self.tap.flush();
+        std::mem::swap(&mut self.tap, &mut next.tap);
         self.unread = if self.depth >= Depth::L2 { 0 } else { TAGS };
         self.steered = self.handoff.is_some() && self.depth >= Depth::L3;
         self.relay_by(next.relay.as_deref());

@@ -29,6 +29,9 @@ impl<I: Io, O: Observer> Worker<I, O> {
             if O::LISTENS {
                 self.observer.sent(&part, &self.batch.metas[i]);
             }
+            if self.tap.is_watching() {
+                self.tap.left(i, &part, &self.batch.metas[i], self.pipeline.tracker());
+            }
             self.put_out(out, part);
         }
         self.io.free(std::slice::from_mut(&mut whole));

@@ -71,6 +71,9 @@ impl<I: Io, O: Observer> Worker<I, O> {
                     if O::LISTENS {
                         self.observer.sent(&self.batch.frames[i], &self.batch.metas[i]);
                     }
+                    if self.tap.is_watching() {
+                        self.tap.all_left(1 << i, &self.batch, self.pipeline.tracker());
+                    }
                     let frame = self.batch.frames[i].take();
                     self.put_out(out, frame);
                     return Ok(());
@@ -138,8 +141,9 @@ impl<I: Io, O: Observer> Worker<I, O> {
         let taken = desk.own.to.push(&mut desk.outbox.frames[..len]);
         self.sheet.account(Account::HandedOut, taken as u64);
         if taken < len {
-            self.io.free(&mut desk.outbox.frames[taken..len]);
             let reason = desk.own.reasons.at(Drops::KernelFull);
+            self.tap.lost(&desk.outbox.frames[taken..len], false, reason);
+            self.io.free(&mut desk.outbox.frames[taken..len]);
             self.tally(reason, len - taken);
         }
     }

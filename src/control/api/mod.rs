@@ -25,6 +25,7 @@ use super::flows::Refusal;
 use super::gate::{Gate, role};
 use crate::config::api::Role;
 
+pub mod capture;
 pub mod counts;
 pub mod explain;
 pub mod flows;
@@ -55,6 +56,7 @@ pub fn declared() -> (Router<Live>, Value) {
         .merge(explain::routes())
         .merge(routes::routes())
         .merge(flows::routes())
+        .merge(capture::routes())
         .merge(super::apply::api::routes())
         .merge(super::dashboard::routes())
         .routes(utoipa_axum::routes!(document));

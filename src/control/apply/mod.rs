@@ -332,7 +332,13 @@ impl Applier {
             })?);
         }
         let took = began.elapsed().as_micros() as u64;
-        self.live.replace(Arc::new(Running::after(&former, after, blueprint, published)));
+        let nexts = left.iter().filter_map(|answer| match &answer.question {
+            Question::Adopt(next) => Some(next.tap()),
+            _ => None,
+        });
+        let dropped = former.former_drops(nexts);
+        let running = Running::after(&former, after, blueprint, published);
+        self.live.replace(Arc::new(Running { former: dropped, ..running }));
         self.route(&former.blueprint, &self.live.now().blueprint, before, after, false);
         // What the workers had is freed here, where nobody waits for a packet.
         drop(left);
