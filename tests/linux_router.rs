@@ -28,6 +28,12 @@ const DIFFERENCES: &[(&str, &str, &str, &str)] = &[
         "1: changed, 68 bytes, 22=08 23=0a 24=5c 26=fe",
         "RFC 7126 section 4.6: a router may pass the option on as if it were not there.",
     ),
+    (
+        "last hop, from the broadcast address",
+        "nothing",
+        "*",
+        "RFC 1812 section 4.3.2.7: no error goes to a broadcast address. Linux sends it to all on the link.",
+    ),
     ("timestamp", "1: passes", "*", "RFC 7126 section 4.7: likewise. What Linux writes is the time."),
     ("loose source route", SOURCE_ROUTE, "nothing", TOLD),
     ("strict source route", SOURCE_ROUTE, "nothing", TOLD),

@@ -233,7 +233,7 @@ fn senders_learn_what_a_path_takes() {
     let drops = setting.flowgate.drops();
     assert!(drops.get("route.too-big").is_some_and(|count| *count >= 4), "{drops:?}");
     // Hosts report their groups to the link, and no rule allows that.
-    setting.end(&["route.too-big", "acl.denied-default"]);
+    setting.end(&["route.too-big", "route.ttl-expired", "acl.denied-default"]);
 }
 
 #[test]
