@@ -57,7 +57,7 @@ stage_unit() { cargo_test --workspace --lib --bins && cargo_test --test 'decode_
 stage_cli() { cargo_test --test 'check' --test 'explain' --test 'replay'; }
 stage_dpdk() { THREADS=1 cargo_test --test 'dpdk' --test 'dpdk_hugepages' --test 'scripts'; }
 stage_vdev() { THREADS=1 cargo_test --test 'vdev' --test 'capture' --test 'monitoring' --test 'apply' --test 'api'; }
-stage_netns() { THREADS=1 cargo_test --test 'netns' --test 'kernel' --test 'stateful' --test 'router' --test 'linux_conntrack' --test 'linux_router' --test 'bond' --test 'frr'; }
+stage_netns() { THREADS=1 cargo_test --test 'netns' --test 'kernel' --test 'stateful' --test 'router' --test 'linux_conntrack' --test 'linux_router' --test 'bond'; }
 
 stage_fuzz() {
     local target

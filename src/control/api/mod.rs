@@ -293,10 +293,16 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), count, "{names:?}");
-        // What changes something, and nothing else, takes the role to write.
+        // What changes something takes the role to write, and so does what packets hold; nothing else does.
         changing.sort_unstable();
-        let expected =
-            ["/v1/config/apply", "/v1/config/confirm", "/v1/config/rollback", "/v1/flows/flush", "/v1/sets/{set}"];
+        let expected = [
+            "/v1/capture",
+            "/v1/config/apply",
+            "/v1/config/confirm",
+            "/v1/config/rollback",
+            "/v1/flows/flush",
+            "/v1/sets/{set}",
+        ];
         assert_eq!(changing, expected);
         let mut all = Vec::new();
         references(&document, &mut all);
