@@ -897,6 +897,75 @@ fn the_router_example_routes() {
     assert!(kinds.contains(&(0, 0)) && kinds.contains(&(3, 1)), "an echo reply and host unreachable: {kinds:?}");
 }
 
+/// The border router without FRR beside it: what is connected is reached, and the peer may speak BGP to the box and nothing else.
+#[test]
+fn the_border_router_example_routes() {
+    let mac = |port: u8| [0x02, 0x70, 0x63, 0x61, 0x70, port];
+    let to = |mac: [u8; 6], frame: Frame| [&mac[..], &frame[6..]].concat();
+    let (inner, peer, own) = (ip("198.51.100.9"), ip("192.0.2.2"), ip("192.0.2.1"));
+    let lan = [to(mac(0), udp(inner, 5000, peer, 53, b"?")), to(mac(0), udp(inner, 5001, ip("203.0.113.9"), 53, b"?"))];
+    let wan =
+        [(own, 179), (own, 22), (inner, 80)].map(|(there, port)| to(mac(1), tcp(peer, 40000, there, port, SYN, b"")));
+    let files = Files::new(&lan, &wan);
+    let mut text = example("bgp.toml").replace("1_000_000", "10_000");
+    text = text.replace("0000:3b:00.0", &files.device(0, "lan")).replace("0000:3b:00.1", &files.device(1, "wan"));
+    assert!(!text.contains("[kernel]"), "none is set here then");
+    text += "\n[kernel]\nenabled = false\n";
+    for (port, address, mac) in
+        [("wan", "192.0.2.2", "02:00:00:00:00:22"), ("lan", "198.51.100.9", "02:00:00:00:00:05")]
+    {
+        text += &format!("\n[[neighbor.static]]\nport = {port:?}\naddress = {address:?}\nmac = {mac:?}\n");
+    }
+    let flowgate = Flowgate::start(files.dir.path(), &text);
+    flowgate.settled(files.sent);
+    let (drops, rules) = (flowgate.drops(), flowgate.rules());
+    assert_eq!((drops.get("acl.denied-default"), drops.get("route.no-route")), (Some(&2), Some(&1)), "{drops:?}");
+    assert_eq!((rules["out"].0, rules["the peer"].0), (1, 1), "{rules:?}");
+    flowgate.stop();
+    let asked =
+        files.out("wan").into_iter().filter(|frame| frame.get(30..34) == Some(&[192, 0, 2, 2]) && frame[23] == 17);
+    assert_eq!(asked.count(), 1);
+}
+
+/// The example with its API on the network, with files made for it.
+#[test]
+fn the_api_example_answers() {
+    let files = Files::new(&[], &[]);
+    let path = |name: &str| files.dir.path().join(name).display().to_string();
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2"])
+        .args(["-addext", "subjectAltName=DNS:localhost", "-keyout", &path("api.key"), "-out", &path("api.crt")])
+        .output()
+        .expect("openssl");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    std::fs::copy(path("api.crt"), path("clients.crt")).expect("room");
+    let token = Command::new(FLOWGATE).args(["token", "grafana", &path("tokens")]).output().expect("it starts");
+    assert!(token.status.success(), "{}", String::from_utf8_lossy(&token.stderr));
+    // Asked for and given back: free a moment later still.
+    let free =
+        || std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
+    let (v4, v6) = (free(), free());
+    let text = example("api.toml").replace("/etc/flowgate", &files.dir.path().display().to_string());
+    let text = text.replace("0.0.0.0:8443", &format!("127.0.0.1:{v4}")).replace("[::]:8443", &format!("[::1]:{v6}"));
+    let socket = path("fg.sock");
+    let text = text.replace("/run/flowgate.sock", &socket);
+    let file = files.dir.path().join("api.toml");
+    let rest = [workers(1), common::appliance::SMALL.to_owned()].join("\n");
+    std::fs::write(&file, [text, rest].join("\n")).expect("room");
+    let flowgate = Flowgate::start_file(&file, Path::new(&socket));
+    for port in [v4, v6] {
+        let url = format!("https://localhost:{port}/metrics");
+        let got = Command::new("curl").args(["-sS", "--cacert", &path("api.crt"), &url]).output().expect("curl");
+        let text = String::from_utf8_lossy(&got.stdout).into_owned();
+        assert!(got.status.success() && text.contains("flowgate_"), "{url}: {}", String::from_utf8_lossy(&got.stderr));
+        let code = ["-sS", "-o", "/dev/null", "-w", "%{http_code}", "--cacert", &path("api.crt")].map(str::to_owned);
+        let ports = format!("https://localhost:{port}/v1/ports");
+        let got = Command::new("curl").args(code).arg(ports).output().expect("curl");
+        assert_eq!(String::from_utf8_lossy(&got.stdout), "401", "without a token");
+    }
+    flowgate.stop();
+}
+
 #[test]
 fn every_example_is_driven() {
     let tests = [include_str!("vdev.rs"), include_str!("netns.rs")].concat();
