@@ -14,7 +14,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
 BUILD=(dpdk dpdk-dev libdpdk-dev libpcap-dev libelf-dev clang libclang-dev llvm pkg-config build-essential)
-TEST=(shellcheck tshark tcpdump iperf3 ethtool nftables iproute2 iputils-ping iputils-tracepath traceroute dnsmasq-base udhcpc curl openssl python3-venv socat jq python3-scapy python3-matplotlib netcat-openbsd prometheus chromium python3-prometheus-client frr)
+TEST=(shellcheck tshark tcpdump iperf3 ethtool nftables iproute2 iputils-ping iputils-tracepath traceroute dnsmasq-base udhcpc curl openssl python3-venv socat jq python3-scapy python3-matplotlib netcat-openbsd prometheus chromium python3-prometheus-client)
 PAGES=/sys/kernel/mm/hugepages/hugepages-2048kB
 
 usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | head -n -1 >&2; exit 2; }
