@@ -291,11 +291,22 @@ fn broken_slow_and_hostile_clients() {
         ("a wide header", wide.as_bytes(), &["431", ""]),
         ("nobody known", b"GET /v1/ports HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", &["401"]),
     ];
+    // A connection before it that was cut off may still be counted, and then there is no room for one more.
+    let insist = |bytes: &[u8]| {
+        for _ in 0..100 {
+            let answer = plain.talk(bytes);
+            if !answer.is_empty() {
+                return answer;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        String::new()
+    };
     for (what, bytes, good) in cases {
-        let answer = plain.talk(bytes);
+        let answer = if good.contains(&"") { plain.talk(bytes) } else { insist(bytes) };
         assert!(good.contains(&status(&answer)), "{what}: {answer:?}");
     }
-    let broken = plain.talk((plain.post("Transfer-Encoding: chunked") + "zz\r\n").as_bytes());
+    let broken = insist((plain.post("Transfer-Encoding: chunked") + "zz\r\n").as_bytes());
     assert_eq!(status(&broken), "400", "{broken}");
     // Bodies: more than is taken, whether said before or not.
     for (length, body) in [
@@ -307,7 +318,7 @@ fn broken_slow_and_hostile_clients() {
         let answer = rest(&mut stream);
         assert!(["413", ""].contains(&status(&answer)), "{length}: {answer}");
     }
-    let announced = plain.talk(plain.post("Content-Length: 99999999999").as_bytes());
+    let announced = insist(plain.post("Content-Length: 99999999999").as_bytes());
     assert_eq!(status(&announced), "413", "nothing of it is waited for: {announced}");
 
     // Who dawdles is let go: a head, a body, and a connection that says nothing more.
