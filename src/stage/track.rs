@@ -80,8 +80,8 @@ pub struct Tracker {
     renewing: Option<[u32; 2]>,
 }
 
-/// Flows judged again in one upkeep.
-const RENEWED: usize = 256;
+/// Flows judged again in one upkeep, one by one: a worker that receives must not be kept from it for long.
+const RENEWED: usize = 64;
 
 /// Packets of one rule in a row, counted together.
 struct Run {

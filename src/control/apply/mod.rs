@@ -137,11 +137,9 @@ struct Pending {
 }
 
 struct State {
-    /// What runs, sets as they are in the file.
+    /// What runs, sets as they are in the file; its path is the one that the next start reads.
     source: Source,
     config: Config,
-    /// What the next start reads.
-    path: PathBuf,
     history: History,
     sets: Sets,
     /// Where `sets` outlive the process.
@@ -187,7 +185,6 @@ impl Applier {
         let state = State {
             source: config.source.clone(),
             config: config.clone(),
-            path: PathBuf::from(config.source.path()),
             history,
             sets,
             sets_file: folder.map(|folder| folder.join(SETS)),
@@ -212,7 +209,7 @@ impl Applier {
 
     /// The path of the file that the next start reads.
     pub fn path(&self) -> PathBuf {
-        self.lock().path.clone()
+        PathBuf::from(self.lock().source.path())
     }
 
     /// The versions there are, oldest first, and the seconds left to confirm the last.
@@ -277,11 +274,11 @@ impl Applier {
                 state.pending = Some(Pending { until: Instant::now() + within, former: former.clone() });
                 applied.confirm_within = Some(within.as_secs());
                 // An edited file is the old one again until it is confirmed: what starts next is what was good.
-                applied.notes.extend(keep(&state.path, former.text()));
+                applied.notes.extend(keep(&state.source, former.text()));
             }
             None => {
                 state.pending = None;
-                applied.notes.extend(keep(&state.path, source.text()));
+                applied.notes.extend(keep(&state.source, source.text()));
             }
         }
         Ok(applied)
@@ -401,7 +398,7 @@ impl Applier {
         if state.pending.take().is_none() {
             return Err(Refused::Nothing("there is nothing to confirm".into()));
         }
-        let notes = keep(&state.path, state.source.text()).into_iter().collect();
+        let notes = keep(&state.source, state.source.text()).into_iter().collect();
         Ok((state.history.all().last().map_or(0, |last| last.number), notes))
     }
 
@@ -459,7 +456,7 @@ impl Applier {
                 Ok(applied) => {
                     said.push("nobody confirmed the config: back to the one before".to_owned());
                     said.extend(applied.notes);
-                    said.extend(keep(&state.path, pending.former.text()));
+                    said.extend(keep(&state.source, pending.former.text()));
                 }
                 Err(refused) => said.push(format!("nobody confirmed the config, and going back failed: {refused}")),
             }
@@ -563,7 +560,8 @@ impl Drop for Keeper {
 }
 
 /// Writes the file that the next start reads, if it says something else; what went wrong is for the operator.
-fn keep(path: &Path, text: &str) -> Option<String> {
+fn keep(running: &Source, text: &str) -> Option<String> {
+    let path = Path::new(running.path());
     if std::fs::read_to_string(path).is_ok_and(|there| there == text) {
         return None;
     }
